@@ -1,0 +1,80 @@
+"""The papers' own ED-LoRA file: a pickle `{'params': {new_concept_embedding, text_encoder, unet}}`.
+
+Read with PyTorch's weights-only unpickler and in no other way.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..errors import FileFormatError
+from ..records import Concept
+from .parts import build_concept, flatten_factors
+
+EMBEDDING, TEXT, UNET = "new_concept_embedding", "text_encoder", "unet"
+METADATA = "metadata"  # ours, beside 'params'; the reference ignores it
+
+
+def read_reference(path: Path) -> Concept:
+    """Reads a reference `.pth`. Raises FileFormatError; runs no code from the file."""
+    name = path.stem
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler has no common error type
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise FileFormatError(
+                f"'{path.name}' holds Python objects other than tensors. Such a pickle could run "
+                "code, so it was not opened; ask for the file as .safetensors"
+            ) from None
+        raise FileFormatError(
+            f"'{path.name}' is truncated or damaged ({type(error).__name__}); get it again"
+        ) from None
+    params = content.get("params", content) if isinstance(content, Mapping) else None
+    if not isinstance(params, Mapping) or not {EMBEDDING, TEXT, UNET} & set(params):
+        raise FileFormatError(
+            f"'{path.name}' is not an ED-LoRA: expected 'params' with {EMBEDDING}, {TEXT} and "
+            f"{UNET}, found {describe(content)}"
+        )
+    parts = [tensor_dict(path, key, params.get(key) or {}) for key in (EMBEDDING, TEXT, UNET)]
+    metadata = content.get(METADATA)
+    return build_concept(name, *parts, metadata if isinstance(metadata, Mapping) else {})
+
+
+def tensor_dict(path: Path, part: str, value: object) -> dict[str, torch.Tensor]:
+    """`value` as {name: detached tensor}. Raises FileFormatError for any other layout."""
+    if not isinstance(value, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
+    ):
+        raise FileFormatError(
+            f"'{path.name}': '{part}' should be a table of named tensors, found {describe(value)}"
+        )
+    return {k: v.detach() for k, v in value.items()}
+
+
+def describe(value: object) -> str:
+    """A few words on what a file held instead of an ED-LoRA."""
+    if isinstance(value, Mapping):
+        keys = [str(k) for k in list(value)[:3]]
+        return f"a table of {len(value)} entries ({', '.join(keys)}{', ...' if len(value) > 3 else ''})"
+    return f"a {type(value).__name__}"
+
+
+def write_reference(concept: Concept, path: Path) -> None:
+    """Writes `path` in the reference's layout; the tensors are the concept's, bit for bit."""
+    content: dict = {
+        "params": {
+            EMBEDDING: {token: own(t) for token, t in concept.embeddings.items()},
+            TEXT: {k: own(t) for k, t in flatten_factors(concept.text).items()},
+            UNET: {k: own(t) for k, t in flatten_factors(concept.unet).items()},
+        }
+    }
+    if concept.metadata:
+        content[METADATA] = dict(concept.metadata)
+    torch.save(content, path)
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy with a storage of its own, so that a view does not save its whole base."""
+    with torch.inference_mode(False):
+        return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,84 @@
+"""Saving: inside one folder, under a free name, all or nothing."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import SaveError
+
+
+def save_numbered(
+    folder: Path, prefix: str, ending: str, write: Callable[[Path], None]
+) -> Path:
+    """Calls `write` on a temporary file and moves it to the first free `<prefix>_00001_<ending>`.
+
+    prefix: may name subfolders of `folder`. Returns the path written. Raises SaveError when the
+    prefix leaves the folder or the file cannot be written; nothing is overwritten, and nothing is
+    left behind by a failure.
+    """
+    stem = resolve_inside(folder, prefix)
+    temporary = None
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".saving_", suffix=ending, dir=stem.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        os.chmod(temporary, 0o666 & ~current_umask())
+        for number in range(1, 100_000):
+            target = stem.with_name(f"{stem.name}_{number:05}_{ending}")
+            if claim(temporary, target):
+                return target
+        raise SaveError(f"'{prefix}' is used up: there are 99999 files of that name")
+    except (OSError, RuntimeError, SafetensorError) as error:  # the last two: disk full in write
+        reason = getattr(error, "strerror", None) or error
+        raise SaveError(
+            f"cannot write '{prefix}' into {folder.name}: {reason}; check that the "
+            "folder is writable and the disk has room"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def resolve_inside(folder: Path, prefix: str) -> Path:
+    """`folder/prefix`. Raises SaveError if the prefix is empty or would leave the folder."""
+    root = Path(os.path.realpath(folder))
+    stem = Path(os.path.realpath(root / prefix.strip().replace("\\", "/")))
+    if not prefix.strip() or prefix.strip()[-1] in "/\\" or not stem.name:
+        raise SaveError("give the file a name: the file name prefix is empty")
+    if root not in stem.parents or any(ord(c) < 32 or c in ':*?"<>|' for c in prefix):
+        raise SaveError(
+            f"'{prefix}' is not a name inside the {root.name} folder; use letters, digits and "
+            "'/' for subfolders"
+        )
+    return stem
+
+
+def claim(temporary: Path, target: Path) -> bool:
+    """Gives the finished file its name without ever replacing another; False if it is taken."""
+    try:
+        os.link(temporary, target)  # atomic, fails if the target exists
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    # A file system without hard links: reserve the name, then move over the reservation.
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    os.replace(temporary, target)
+    return True
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""The only room that touches ComfyUI's model objects. Everything here works on clones."""

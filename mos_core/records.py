@@ -1,0 +1,85 @@
+"""The records that move through the house. All are frozen; tensors in them are never written to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The delta of one linear layer or 1x1 convolution: `delta = up @ down`, no alpha.
+
+    down: (rank, in) or (rank, in, 1, 1); up: (out, rank) or (out, rank, 1, 1).
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the weight that it belongs to."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def delta(self) -> torch.Tensor:
+        """(out, in) or (out, in, 1, 1), float32."""
+        d = self.up.flatten(1).float() @ self.down.flatten(1).float()
+        return d.reshape(*d.shape, *self.down.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """One concept: its tokens, layer-wise embeddings and LoRA factors (Mix-of-Show, ED-LoRA).
+
+    embeddings: token -> (layers, text width); row i belongs to cross-attention layer i; the
+      order of the tokens is the order in the file.
+    text, unet: diffusers module name -> factors; either may be empty (embedding only).
+    architecture: name in `layers.ARCHITECTURES`.
+    metadata: training settings and other facts, JSON-able.
+    """
+
+    name: str
+    embeddings: Mapping[str, torch.Tensor]
+    text: Mapping[str, LowRank]
+    unet: Mapping[str, LowRank]
+    architecture: str
+    metadata: Mapping = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return tuple(self.embeddings)
+
+    @property
+    def trigger_words(self) -> str:
+        """The tokens as they are written in a prompt: '<potter1> <potter2>'."""
+        return " ".join(self.embeddings)
+
+    @property
+    def layers(self) -> int:
+        """Number of cross-attention layers the embeddings were made for."""
+        return next(iter(self.embeddings.values())).shape[0]
+
+    @property
+    def text_width(self) -> int:
+        return next(iter(self.embeddings.values())).shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Largest rank of any factor pair; 0 for an embedding-only concept."""
+        return max((f.rank for f in (*self.text.values(), *self.unet.values())), default=0)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedConcept:
+    """A concept and the user's two strengths, `W = W0 + strength * up @ down`."""
+
+    concept: Concept
+    strength_model: float = 1.0
+    strength_clip: float = 1.0
+
+
+Concepts = tuple[WeightedConcept, ...]  # what travels on a MOS_CONCEPTS wire

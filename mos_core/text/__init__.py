@@ -1,0 +1,1 @@
+"""Concept tokens in prompts, and layer-wise encoding of what they mean."""

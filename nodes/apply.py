@@ -1,0 +1,38 @@
+"""Apply Concepts: concepts on a MODEL and CLIP, for the stock text encode and sampler nodes."""
+
+from comfy_api.latest import io
+
+from ..mos_core.patch.apply import apply_concepts
+from .schema import CATEGORY, MosConcepts, schema
+
+
+class ApplyConcepts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_ApplyConcepts",
+            display_name="Apply Concepts",
+            category=f"{CATEGORY}/load",
+            description="Gives a MODEL and CLIP the concepts: the stock text encode node then "
+            "understands their tokens, the stock samplers draw them. Several concepts are summed "
+            "by their strengths, which blurs them; use Fuse Concepts to keep them apart.",
+            search_aliases=["mix of show", "apply lora", "edlora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model; it stays as it is."),
+                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                MosConcepts.Input("concepts", tooltip="From Load ED-LoRA; may be a chain."),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="Connect this to the sampler."),
+                io.Clip.Output(
+                    tooltip="Connect this to the text encode nodes, positive and negative."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, concepts) -> io.NodeOutput:
+        return io.NodeOutput(*apply_concepts(model, clip, concepts))
+
+
+NODES = [ApplyConcepts]

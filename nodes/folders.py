@@ -1,0 +1,60 @@
+"""Where files live: names in a node's list <-> paths, inside ComfyUI's model folders."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ..mos_core.errors import FileFormatError
+
+PACK = Path(__file__).resolve().parent.parent
+FUSED = "mix_of_show"  # our folder type: fusions, models/mix_of_show
+DEMO = "demo: "  # prefix of the names of what ships with the pack
+DEMO_FOLDERS = {
+    "loras": PACK / "demo" / "models" / "concepts",
+    "checkpoints": PACK / "demo" / "models",
+}
+CONCEPT_ENDINGS = (".safetensors", ".pth")
+
+
+def register_folders() -> None:
+    """Adds models/mix_of_show; extra_model_paths.yaml may add more folders of that type."""
+    folder_paths.add_model_folder_path(
+        FUSED, os.path.join(folder_paths.models_dir, FUSED), is_default=True
+    )
+
+
+def list_files(kind: str, endings: tuple[str, ...]) -> list[str]:
+    """Names of the files of a folder type ("loras", ...), the pack's own demo files last."""
+    names = [n for n in folder_paths.get_filename_list(kind) if n.lower().endswith(endings)]
+    demo = DEMO_FOLDERS.get(kind)
+    if demo is not None and demo.is_dir():
+        names += sorted(DEMO + f.name for f in demo.iterdir() if f.name.lower().endswith(endings))
+    return names
+
+
+def path_of(kind: str, name: str) -> Path:
+    """The path of a listed name. Raises FileFormatError if it is gone or leaves its folder."""
+    if name.startswith(DEMO):
+        folder = DEMO_FOLDERS[kind]
+        path = (folder / name.removeprefix(DEMO)).resolve()
+        found = path.is_file() and path.parent == folder.resolve()
+    else:
+        full = folder_paths.get_full_path(kind, name)
+        found, path = full is not None, Path(full or "")
+        roots = [Path(root).absolute() for root in folder_paths.get_folder_paths(kind)]
+        found = found and any(root in Path(os.path.abspath(path)).parents for root in roots)
+    if not found:
+        raise FileFormatError(f"'{name}' is not in the {kind} folders; press R to read them again")
+    return path
+
+
+def fingerprint(kind: str, name: str) -> str:
+    """Changes when the file changes, so that the node runs again."""
+    status = path_of(kind, name).stat()
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def save_folder(kind: str) -> Path:
+    """The first folder of a type: where new files go."""
+    return Path(folder_paths.get_folder_paths(kind)[0])

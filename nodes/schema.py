@@ -1,0 +1,13 @@
+"""Socket types of the pack, and schemas that every ComfyUI version accepts."""
+
+from comfy_api.latest import io
+
+MosConcepts = io.Custom("MOS_CONCEPTS")
+
+CATEGORY = "Mix-of-Show"
+
+
+def schema(**fields) -> io.Schema:
+    """An io.Schema from the fields that the running ComfyUI knows (newer ones have more)."""
+    known = io.Schema.__dataclass_fields__
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
