@@ -1,0 +1,42 @@
+"""What is to be installed beside PyTorch: read from ComfyUI's, the pack's and the test tools' files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from .comfyui import ComfyUI
+from .places import CLONE
+
+TORCH_FAMILY = {"torch", "torchvision", "torchaudio"}
+"""Never taken from those files: which build fits is decided in `environment`."""
+
+
+def read_requirements(comfyui: ComfyUI, develop: bool) -> list[str]:
+    """The requirements to install beside PyTorch: ComfyUI's own, the pack's, and the test tools if
+    asked for.
+    """
+    files = [comfyui.requirements, CLONE / "requirements.txt"]
+    if develop:
+        files.append(CLONE / "requirements-dev.txt")
+    lines: list[str] = []
+    for file in files:
+        lines += parse_requirements(file.read_text(encoding="utf-8"))
+    return lines
+
+
+def parse_requirements(text: str) -> list[str]:
+    """The requirement lines of a requirements file, without comments and without PyTorch's family."""
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+    return [line for line in lines if line and requirement_name(line) not in TORCH_FAMILY]
+
+
+def requirement_name(line: str) -> str:
+    """The package that a requirement line asks for, in lower case."""
+    match = re.match(r"[A-Za-z0-9._-]+", line)
+    return match.group().lower() if match else ""
+
+
+def requirements_key(lines: list[str]) -> str:
+    """A short name for a set of requirements; the order does not matter."""
+    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:16]
