@@ -53,7 +53,7 @@ def find(clone: Path = CLONE, environ: dict[str, str] | None = None) -> ComfyUI 
         path = Path(named).expanduser().absolute()
         if not is_comfyui(path):
             raise Problem(
-                f"COMFYUI_PATH is {named}, but that folder holds no ComfyUI (no main.py and comfy/).\n"
+                f"COMFYUI_PATH is {named}, but that is no ComfyUI folder (no main.py, comfy/).\n"
                 "Set it to the folder with ComfyUI's main.py, or unset it to get a copy here."
             )
         return ComfyUI(path, own=True)

@@ -66,7 +66,7 @@ def venv_python(venv: Path = VENV) -> Path:
 
 
 def lender_of_torch() -> list[str]:
-    """The package folders of the Python that runs this, where it has PyTorch; else an empty list."""
+    """The package folders of the Python that runs this, where it has PyTorch; else none."""
     if importlib.util.find_spec("torch") is None:
         return []
     return [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
@@ -124,7 +124,7 @@ def _packages_folder() -> Path:
 
 
 def install_missing(wanted: list[str]) -> None:
-    """Install PyTorch and `wanted` into the environment, unless its state says that this was done."""
+    """Install PyTorch and `wanted` into the environment, unless its state says it was done."""
     state = read_state()
     borrowed = bool(state.get("lender"))
     key = requirements_key([*wanted, *([] if borrowed else [TORCH, *TORCH_COMPANIONS])])

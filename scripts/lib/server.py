@@ -1,4 +1,4 @@
-"""A real ComfyUI server with the pack in it: lay its base folder, start it, wait for it, stop it."""
+"""A real ComfyUI server with the pack in it: lay its base folder, start it, wait, stop it."""
 
 from __future__ import annotations
 

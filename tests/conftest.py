@@ -1,0 +1,85 @@
+"""The test harness: ComfyUI and the pack in this process, and one real server for the session.
+
+Tests import ComfyUI as it is (`import comfy.model_patcher`) and the pack under a name of its own
+(`from mix_of_show.mos_core import ...`), the way ComfyUI loads it. Both are set up here, before any
+test file is read; neither starts a server nor imports torch by itself.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).absolute().parent
+sys.path.insert(0, str(TESTS.parent / "scripts"))
+
+from lib import comfyui, inprocess  # noqa: E402
+from lib.client import Client  # noqa: E402
+from lib.server import Server  # noqa: E402
+from lib.torch_build import sees_gpu  # noqa: E402
+
+COMFYUI = comfyui.find_or_bring()
+BASE = tempfile.TemporaryDirectory(prefix="mix-of-show-tests-", ignore_cleanup_errors=True)
+inprocess.prepare(COMFYUI.path, Path(BASE.name))
+inprocess.load_pack()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--steps", type=int, default=2, help="sampler steps of the shipped workflows; 0: as saved"
+    )
+
+
+def pytest_unconfigure():
+    BASE.cleanup()
+
+
+def pytest_collection_modifyitems(items):
+    skip = pytest.mark.skip(reason="there is no GPU")
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.server)
+        if item.get_closest_marker("gpu") and not sees_gpu():
+            item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    server = getattr(item, "funcargs", {}).get("server")
+    if report.failed and server is not None:
+        report.sections.append(("the end of the server's log", server.log_end()))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_interrupted():
+    """No test may leave ComfyUI interrupted: the next prompt of the same process would end."""
+    yield
+    management = sys.modules.get("comfy.model_management")
+    if management is not None and management.processing_interrupted():
+        management.interrupt_current_processing(False)
+        pytest.fail("the test left ComfyUI interrupted")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A real ComfyUI server with the pack and the packs of tests/server_nodes, for the session."""
+    base = tmp_path_factory.mktemp("server")
+    packs = [
+        path for path in sorted((TESTS / "server_nodes").glob("[!_.]*")) if path.name != "README.md"
+    ]
+    arguments = ["--disable-api-nodes"]
+    with Server(COMFYUI, base, arguments, packs, log=base / "server.log") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    """A client of the session's server. The test must leave the server's queue empty."""
+    client = Client(server.address)
+    yield client
+    if not client.idle():
+        client.interrupt()
+        pytest.fail("the test left a prompt in the server's queue")
