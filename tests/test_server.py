@@ -1,4 +1,4 @@
-"""The real server over HTTP and websocket: what it offers of the pack, and the shipped workflows."""
+"""The real server over HTTP and websocket: what it offers of the pack, the shipped workflows."""
 
 import io
 import json
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lib.client import Refused
 from lib.workflow import override, read_workflow, to_prompt
-from PIL import Image
 
 CLONE = Path(__file__).absolute().parents[1]
 WORKFLOWS = sorted((CLONE / "workflows").glob("*.json"))
