@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).absolute().parent
-sys.path.insert(0, str(TESTS.parent / "scripts"))
+sys.path.insert(0, str(TESTS.parent / "scripts"))  # the package lib
+sys.path.append(str(TESTS))  # the package support
 
 from lib import comfyui, inprocess  # noqa: E402
 from lib.client import Client  # noqa: E402
