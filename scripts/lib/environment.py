@@ -19,7 +19,7 @@ from .comfyui import ComfyUI, find_or_bring
 from .lock import only_one
 from .places import CLONE, VENV
 from .problem import Problem
-from .requirements import TORCH_FAMILY, read_requirements, requirement_name, requirements_key
+from .requirements import TORCH_FAMILY, read_requirements, requirement_name
 
 TORCH = "torch==2.13.0"
 TORCH_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")
@@ -127,8 +127,9 @@ def install_missing(wanted: list[str]) -> None:
     """Install PyTorch and `wanted` into the environment, unless its state says it was done."""
     state = read_state()
     borrowed = bool(state.get("lender"))
-    key = requirements_key([*wanted, *([] if borrowed else [TORCH, *TORCH_COMPANIONS])])
-    if key in state.get("installed", []):
+    lines = {*wanted, *([] if borrowed else [TORCH, *TORCH_COMPANIONS])}
+    installed = set(state.get("installed", []))
+    if lines <= installed:
         return
     pip = [str(venv_python()), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     print(
@@ -142,7 +143,7 @@ def install_missing(wanted: list[str]) -> None:
     else:
         _call([*pip, TORCH, *wanted])
         _call([*pip, "--no-deps", *TORCH_COMPANIONS])
-    write_state({**state, "installed": [*state.get("installed", []), key]})
+    write_state({**state, "installed": sorted(lines | installed)})
 
 
 def _torch_versions() -> list[str]:
@@ -158,7 +159,7 @@ def _torch_versions() -> list[str]:
 
 
 def read_state(venv: Path = VENV) -> dict:
-    """What is known of the environment: {"lender": folders, "installed": keys}; empty where it was
+    """What is known of the environment: {"lender": folders, "installed": requirements}; empty where it was
     never finished.
     """
     try:

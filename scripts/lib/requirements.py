@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 from .comfyui import ComfyUI
@@ -38,8 +37,3 @@ def requirement_name(line: str) -> str:
     """The package that a requirement line asks for, in lower case."""
     match = re.match(r"[A-Za-z0-9._-]+", line)
     return match.group().lower() if match else ""
-
-
-def requirements_key(lines: list[str]) -> str:
-    """A short name for a set of requirements; the order does not matter."""
-    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:16]
