@@ -40,6 +40,7 @@ class Concept:
     text, unet: diffusers module name -> factors; either may be empty (embedding only).
     architecture: name in `layers.ARCHITECTURES`.
     metadata: training settings and other facts, JSON-able.
+    resume: what an unfinished training needs to go on (optimizer moments by name), or None.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Concept:
     unet: Mapping[str, LowRank]
     architecture: str
     metadata: Mapping = field(default_factory=dict)
+    resume: Mapping[str, torch.Tensor] | None = None
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, load
+from . import apply, load, train
 from .folders import register_folders
 
-NODES = [*load.NODES, *apply.NODES]
+NODES = [*load.NODES, *apply.NODES, *train.NODES]
 
 
 class MixOfShowExtension(ComfyExtension):

@@ -6,6 +6,7 @@ from pathlib import Path
 import folder_paths
 
 from ..mos_core.errors import FileFormatError
+from ..mos_core.train.folder import list_training_folders
 
 PACK = Path(__file__).resolve().parent.parent
 FUSED = "mix_of_show"  # our folder type: fusions, models/mix_of_show
@@ -14,6 +15,7 @@ DEMO_FOLDERS = {
     "loras": PACK / "demo" / "models" / "concepts",
     "checkpoints": PACK / "demo" / "models",
 }
+DEMO_TRAINING = PACK / "demo" / "concepts"
 CONCEPT_ENDINGS = (".safetensors", ".pth")
 
 
@@ -58,3 +60,19 @@ def fingerprint(kind: str, name: str) -> str:
 def save_folder(kind: str) -> Path:
     """The first folder of a type: where new files go."""
     return Path(folder_paths.get_folder_paths(kind)[0])
+
+
+def list_training() -> list[str]:
+    """Folders of training images: below ComfyUI's input folder, and the pack's demo."""
+    names = list_training_folders(Path(folder_paths.get_input_directory()))
+    return names + [DEMO + name for name in list_training_folders(DEMO_TRAINING)]
+
+
+def training_path(name: str) -> Path:
+    """The path of a listed training folder. Raises FileFormatError if it leaves its root."""
+    demo = name.startswith(DEMO)
+    root = DEMO_TRAINING if demo else Path(folder_paths.get_input_directory())
+    path = (root / name.removeprefix(DEMO)).resolve()
+    if root.resolve() not in path.parents or not path.is_dir():
+        raise FileFormatError(f"there is no folder '{name}' of training images in the input folder")
+    return path

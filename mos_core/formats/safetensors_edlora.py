@@ -2,11 +2,13 @@
 
 Tensors: `emb.<token>` (layers, text width); `text_encoder.<module>.lora_down.weight` (rank, in),
 `...lora_up.weight` (out, rank) and the same under `unet.`, with diffusers module names. No alpha:
-`W = W0 + strength * up @ down`. Metadata: `format`, `version`, `architecture`, `tokens` (JSON list,
-in order), `rank`, `training` (JSON object).
+`W = W0 + strength * up @ down`. An unfinished training keeps its optimizer moments under `resume.`.
+Metadata: `format`, `version`, `architecture`, `tokens` (JSON list, in order),
+`rank`, `training` (JSON object).
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
@@ -17,7 +19,7 @@ from ..records import Concept
 from .parts import build_concept, flatten_factors
 
 FORMAT, VERSION = "mos_edlora", 1
-EMB, TEXT, UNET = "emb.", "text_encoder.", "unet."
+EMB, TEXT, UNET, RESUME = "emb.", "text_encoder.", "unet.", "resume."
 
 
 def read_safetensors(path: Path) -> Concept:
@@ -43,7 +45,7 @@ def read_safetensors(path: Path) -> Concept:
         training = json.loads(metadata.get("training", "{}"))
     except (KeyError, ValueError, TypeError):
         raise FileFormatError(f"'{path.name}': its metadata is damaged; get it again") from None
-    parts: dict[str, dict] = {EMB: {}, TEXT: {}, UNET: {}}
+    parts: dict[str, dict] = {EMB: {}, TEXT: {}, UNET: {}, RESUME: {}}
     for key, tensor in tensors.items():
         prefix = next((p for p in parts if key.startswith(p)), None)
         if prefix is None:
@@ -54,7 +56,8 @@ def read_safetensors(path: Path) -> Concept:
             f"'{path.name}': its metadata names the tokens {order}, its tensors {[*parts[EMB]]}"
         )
     embeddings = {token: parts[EMB][token] for token in order}
-    return build_concept(path.stem, embeddings, parts[TEXT], parts[UNET], training)
+    concept = build_concept(path.stem, embeddings, parts[TEXT], parts[UNET], training)
+    return replace(concept, resume=parts[RESUME] or None)
 
 
 def describe_foreign(name: str, tensors: dict, metadata: dict) -> str:
@@ -74,6 +77,7 @@ def write_safetensors(concept: Concept, path: Path) -> None:
     """Writes `path` in our layout; the tensors are the concept's, bit for bit."""
     tensors = {EMB + token: table for token, table in concept.embeddings.items()}
     tensors |= flatten_factors(concept.text, TEXT) | flatten_factors(concept.unet, UNET)
+    tensors |= {RESUME + name: moment for name, moment in (concept.resume or {}).items()}
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),

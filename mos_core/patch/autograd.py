@@ -1,0 +1,138 @@
+"""Gradients through ComfyUI's models, whose weights are inference tensors in no-grad code.
+
+All of it is for the time of a `with` block and leaves no trace.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_management
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def autograd_on() -> Iterator[None]:
+    """Leaves ComfyUI's inference mode; tells newer versions to use kernels with a backward."""
+    management = comfy.model_management
+    flag = hasattr(management, "in_training")
+    before = getattr(management, "in_training", None)
+    if flag:
+        management.in_training = True
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        if flag:
+            management.in_training = before
+
+
+@contextmanager
+def weights_for_autograd(*modules: torch.nn.Module) -> Iterator[None]:
+    """Inference tensors may not be saved for backward: stands aliases of the same storage in.
+
+    No byte is copied; the forward pass stays bit-identical; the originals come back at the end.
+    """
+    swapped = []
+    try:
+        for module in modules:
+            for part in module.modules():
+                for table in (part._parameters, part._buffers):
+                    for name, tensor in table.items():
+                        if tensor is not None and can_alias(tensor):
+                            swapped.append((table, name, tensor))
+                            table[name] = alias(tensor)
+        yield
+    finally:
+        for table, name, tensor in reversed(swapped):
+            table[name] = tensor
+
+
+def can_alias(tensor: torch.Tensor) -> bool:
+    """Plain tensors only: quantised subclasses are dequantised into normal tensors anyway."""
+    return tensor.is_inference() and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+
+
+def alias(tensor: torch.Tensor) -> torch.Tensor:
+    """A normal (not inference) tensor over the same storage; a frozen Parameter for a Parameter."""
+    with torch.inference_mode(False):
+        normal = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        normal.set_(
+            tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+        )
+        if isinstance(tensor, torch.nn.Parameter):
+            normal = torch.nn.Parameter(normal, requires_grad=False)
+    return normal
+
+
+@contextmanager
+def frozen(*modules: torch.nn.Module) -> Iterator[None]:
+    """No gradient for any base weight (ComfyUI's UNet parameters ask for one by default)."""
+    asking = [p for m in modules for p in m.parameters() if p.requires_grad and not p.is_inference()]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+CHECKPOINTED = ("BasicTransformerBlock", "ResBlock")
+
+
+@contextmanager
+def checkpointed(unet: torch.nn.Module) -> Iterator[None]:
+    """Recomputes the UNet's blocks in the backward pass instead of keeping what they computed."""
+    with ExitStack() as stack:
+        for module in unet.modules():
+            if type(module).__name__ in CHECKPOINTED:
+                stack.enter_context(recomputed(module))
+        yield
+
+
+@contextmanager
+def recomputed(module: torch.nn.Module) -> Iterator[None]:
+    had = module.__dict__.get("forward")
+    forward = module.forward
+
+    def run(*args, **kwargs):
+        # ComfyUI writes "block" and "block_index" into its option dicts as it goes on: the
+        # recomputation needs them as they were.
+        args = [dict(a) if isinstance(a, dict) else a for a in args]
+        kwargs = {k: dict(a) if isinstance(a, dict) else a for k, a in kwargs.items()}
+
+        def call():
+            fresh = [dict(a) if isinstance(a, dict) else a for a in args]
+            named = {k: dict(a) if isinstance(a, dict) else a for k, a in kwargs.items()}
+            return forward(*fresh, **named)
+
+        return checkpoint(call, use_reentrant=False)
+
+    module.forward = run
+    try:
+        yield
+    finally:
+        if had is None:
+            del module.forward
+        else:
+            module.forward = had
+
+
+@contextmanager
+def residuals_kept(text_encoder: torch.nn.Module) -> Iterator[None]:
+    """Lets ComfyUI's CLIP add to its residual stream in place: each LayerNorm works on a copy.
+
+    (The norm keeps its input for the backward pass, and `x += ...` would change it.)
+    """
+
+    def copy_input(module, args):
+        return (args[0].clone(), *args[1:])
+
+    norms = [m for m in text_encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+    handles = [norm.register_forward_pre_hook(copy_input) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,75 @@
+"""Trainable LoRA beside a module's own weight: `y = W x + up (down x)`, for a `with` block."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import comfy.utils
+import torch
+import torch.nn.functional as F
+
+from ..layers import Architecture, comfy_text_key, comfy_unet_key
+from ..records import LowRank
+
+
+@contextmanager
+def lora_branches(root: torch.nn.Module, factors: Mapping[str, LowRank], key_of) -> Iterator[None]:
+    """Adds a branch to every module of `factors`.
+
+    key_of: diffusers module name -> weight key below `root`. The base weight is not touched, so
+    quantised and offloaded weights train as well.
+    """
+    handles = []
+    try:
+        for name, pair in factors.items():
+            module = comfy.utils.get_attr(root, key_of(name).removesuffix(".weight"))
+            handles.append(module.register_forward_hook(branch(pair)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def branch(pair: LowRank):
+    def add(module, args, output):
+        x = args[0]
+        down, up = pair.down.to(x.dtype), pair.up.to(x.dtype)
+        apply = F.linear if pair.down.ndim == 2 else F.conv2d
+        return output + apply(apply(x, down), up)
+
+    return add
+
+
+# --- which modules there are to train --------------------------------------------------------
+
+
+def unet_module_shapes(unet_root, architecture: Architecture, layers: str) -> dict[str, tuple]:
+    """diffusers module name -> weight shape, for "attention" or "all linear" layers, in order."""
+    rest = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
+    rest += [name.replace("attn1", "attn2") for name in rest]
+    if layers == "all linear":
+        rest += ["ff.net.0.proj", "ff.net.2"]
+    names = []
+    for layer in architecture.layers:
+        block = f"{layer.diffusers}.transformer_blocks.{layer.depth}"
+        names += [f"{block}.{r}" for r in rest]
+        if layers == "all linear" and layer.depth == 0:
+            names += [f"{layer.diffusers}.proj_in", f"{layer.diffusers}.proj_out"]
+    return {n: shape_of(unet_root, comfy_unet_key(n, architecture)) for n in names}
+
+
+def text_module_shapes(text_root, layers: str) -> dict[str, tuple]:
+    """The same for the text encoder."""
+    rest = [f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")]
+    if layers == "all linear":
+        rest += ["mlp.fc1", "mlp.fc2"]
+    count = text_root.clip_l.num_layers
+    names = [f"text_model.encoder.layers.{i}.{r}" for i in range(count) for r in rest]
+    return {n: shape_of(text_root, comfy_text_key(n)) for n in names}
+
+
+def shape_of(root, key: str) -> tuple[int, ...]:
+    """(out, in) or (out, in, 1, 1), from the module's own record of its size."""
+    module = comfy.utils.get_attr(root, key.removesuffix(".weight"))
+    if hasattr(module, "out_features"):
+        return module.out_features, module.in_features
+    return module.out_channels, module.in_channels, 1, 1
