@@ -108,6 +108,17 @@ def test_what_is_installed_is_not_installed_again(tmp_path, monkeypatch):
     assert environment.TORCH in calls[0]
 
 
+def test_another_comfyuis_requirement_replaces_the_first_ones(tmp_path, monkeypatch):
+    state = {"lender": ["/somewhere"], "installed": ["frontend==1", "pytest"]}
+    monkeypatch.setattr(environment, "VENV", tmp_path)
+    monkeypatch.setattr(environment, "read_state", lambda: state)
+    monkeypatch.setattr(environment, "write_state", state.update)
+    monkeypatch.setattr(environment, "_torch_versions", list)
+    monkeypatch.setattr(environment, "_call", lambda command: None)
+    environment.install_missing(["frontend==2"])
+    assert state["installed"] == ["frontend==2", "pytest"]
+
+
 def test_a_borrowed_pytorch_is_pinned_and_never_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "VENV", tmp_path)
     monkeypatch.setattr(environment, "read_state", lambda: {"lender": ["/somewhere"]})

@@ -143,7 +143,9 @@ def install_missing(wanted: list[str]) -> None:
     else:
         _call([*pip, TORCH, *wanted])
         _call([*pip, "--no-deps", *TORCH_COMPANIONS])
-    write_state({**state, "installed": sorted(lines | installed)})
+    names = {requirement_name(line) for line in lines}
+    kept = {line for line in installed if requirement_name(line) not in names}
+    write_state({**state, "installed": sorted(lines | kept)})
 
 
 def _torch_versions() -> list[str]:
@@ -159,8 +161,8 @@ def _torch_versions() -> list[str]:
 
 
 def read_state(venv: Path = VENV) -> dict:
-    """What is known of the environment: {"lender": folders, "installed": requirements}; empty where it was
-    never finished.
+    """What is known of the environment: {"lender": folders, "installed": requirements}; empty
+    where it was never made to its end.
     """
     try:
         return json.loads((venv / "state.json").read_text(encoding="utf-8"))
