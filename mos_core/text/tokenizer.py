@@ -34,10 +34,10 @@ class ConceptTokenizer:
     def __init__(self, base, vocabulary: Vocabulary, encoder: str = "clip_l"):
         self.base = base
         self.vocabulary = vocabulary
-        self.encoder = encoder  # attribute of `base` that holds the SDTokenizer
-        self.inner, self.ids = add_tokens(getattr(base, encoder), vocabulary)
-        tokens = sorted(vocabulary.tables, key=len, reverse=True)
-        self.any_case = re.compile("|".join(map(re.escape, tokens)), re.IGNORECASE)
+        inner = copy.copy(getattr(base, encoder))  # the SDTokenizer
+        inner.tokenizer = ConceptWords(inner.tokenizer, vocabulary)
+        self.knowing = copy.copy(base)  # `base` with the concept tokens; `base` is not changed
+        setattr(self.knowing, encoder, inner)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options):
         """As ComfyUI's; concept tokens become tensors with their table attached.
@@ -45,14 +45,7 @@ class ConceptTokenizer:
         Raises ConceptTokenError for a concept token that is not loaded.
         """
         self.vocabulary.check_prompt(text)
-        text = self.any_case.sub(lambda match: match[0].lower(), text)
-        chunks = self.inner.tokenize_with_weights(text, return_word_ids, **options)
-        marked = {i: mark_concept_token(table) for i, table in self.ids.items()}
-        key = self.base.clip_name
-        return {key: [[(swap(t[0], marked), *t[1:]) for t in chunk] for chunk in chunks]}
-
-    def untokenize(self, pairs):
-        return self.inner.untokenize(pairs)
+        return self.knowing.tokenize_with_weights(text, return_word_ids, **options)
 
     def clone(self) -> "ConceptTokenizer":
         return self  # immutable
@@ -61,30 +54,49 @@ class ConceptTokenizer:
         return self
 
     def __getattr__(self, name: str):
-        if name.startswith("_") or name == "base":  # not found by copy or pickle: no recursion
+        if name.startswith("_") or name == "knowing":  # not found by copy or pickle: no recursion
+            raise AttributeError(name)
+        return getattr(self.knowing, name)
+
+
+class ConceptWords:
+    """Wraps the text encoder's own (Hugging Face) tokenizer: cuts the text at concept tokens.
+
+    What stands between them goes through the wrapped tokenizer, so that a concept token is a token
+    of its own wherever it stands. Upper and lower case are the same, as for all of CLIP's words.
+    """
+
+    def __init__(self, base, vocabulary: Vocabulary):
+        check_no_special_tokens(base, vocabulary)
+        self.base = base
+        self.marked = {t.casefold(): mark_concept_token(e) for t, e in vocabulary.tables.items()}
+        longest_first = sorted(vocabulary.tables, key=len, reverse=True)
+        self.cut = re.compile(f"({'|'.join(map(re.escape, longest_first))})", re.IGNORECASE)
+
+    def __call__(self, text: str, **options) -> dict[str, list]:
+        """{"input_ids": begin token, words and concept tokens (as tensors), end token}"""
+        frame = self.base("", **options)["input_ids"]
+        begin, end = frame[:1], frame[1:]
+        ids = list(begin)
+        for piece in self.cut.split(text):
+            if piece.casefold() in self.marked:
+                ids.append(self.marked[piece.casefold()])
+            elif piece.strip():
+                words = self.base(piece, **options)["input_ids"]
+                ids += words[len(begin) : len(words) - len(end)]
+        return {"input_ids": [*ids, *end]}
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or name == "base":
             raise AttributeError(name)
         return getattr(self.base, name)
 
 
-def swap(token, marked: dict[int, torch.Tensor]):
-    return marked.get(token, token) if isinstance(token, int) else token
-
-
-def add_tokens(tokenizer, vocabulary: Vocabulary):
-    """A copy of ComfyUI's SDTokenizer that knows the concept tokens; the original is not changed.
-
-    Returns the copy and {token id: (layers, text width)}. Raises ConceptTokenError for a token
-    that already is a word of the tokenizer.
-    """
-    inner = copy.copy(tokenizer)
-    inner.tokenizer = copy.deepcopy(tokenizer.tokenizer)
-    before = len(inner.tokenizer)
-    lowered = {token.lower(): table for token, table in vocabulary.tables.items()}
-    inner.tokenizer.add_tokens(list(lowered))
-    ids = {inner.tokenizer.convert_tokens_to_ids(token): t for token, t in lowered.items()}
-    clash = [token for token in lowered if inner.tokenizer.convert_tokens_to_ids(token) < before]
-    if clash:
-        raise ConceptTokenError(
-            f"{clash[0]} already is a word of the text encoder; rename the concept's token"
-        )
-    return inner, ids
+def check_no_special_tokens(tokenizer, vocabulary: Vocabulary) -> None:
+    """Raises ConceptTokenError for a concept token such as <|endoftext|>."""
+    special = {word.casefold() for word in getattr(tokenizer, "all_special_tokens", ())}
+    for token in vocabulary.tables:
+        if token.casefold() in special:
+            raise ConceptTokenError(
+                f"{token} already is a word of the text encoder; rename the concept's token"
+            )

@@ -1,13 +1,7 @@
 """Ring 2: ComfyUI's own classes on tiny models, in this process."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
-
-from support.golden import CONCEPTS, GOLDEN  # noqa: E402
+from support.golden import CONCEPTS, GOLDEN
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +26,17 @@ def clip():
     from support.tiny_models import golden_clip
 
     return golden_clip()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tiny tensors gain nothing from threads, and lose much where the cores are busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
