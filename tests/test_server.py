@@ -26,7 +26,9 @@ def object_info(server):
 
 @pytest.fixture(scope="module")
 def our_nodes(object_info):
-    return {id: info for id, info in object_info.items() if id.startswith("MOS_")}
+    nodes = {id: info for id, info in object_info.items() if id.startswith("MOS_")}
+    assert nodes, "the server did not load the pack"
+    return nodes
 
 
 def slow(steps, seconds=0.05, seed=0):

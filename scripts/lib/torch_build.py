@@ -4,6 +4,7 @@ to import it).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import subprocess
@@ -38,6 +39,7 @@ def cpu_only(version_py: str) -> bool:
     return all(value in ("None", "''", '""') for value in named)
 
 
+@functools.cache
 def sees_gpu() -> bool:
     """Whether PyTorch has a device other than the CPU here; asks a process of its own where the
     build allows one.
