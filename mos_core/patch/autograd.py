@@ -68,7 +68,9 @@ def alias(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def frozen(*modules: torch.nn.Module) -> Iterator[None]:
     """No gradient for any base weight (ComfyUI's UNet parameters ask for one by default)."""
-    asking = [p for m in modules for p in m.parameters() if p.requires_grad and not p.is_inference()]
+    asking = [
+        p for m in modules for p in m.parameters() if p.requires_grad and not p.is_inference()
+    ]
     try:
         for parameter in asking:
             parameter.requires_grad_(False)
@@ -99,13 +101,11 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
     def run(*args, **kwargs):
         # ComfyUI writes "block" and "block_index" into its option dicts as it goes on: the
         # recomputation needs them as they were.
-        args = [dict(a) if isinstance(a, dict) else a for a in args]
-        kwargs = {k: dict(a) if isinstance(a, dict) else a for k, a in kwargs.items()}
+        kept, named = copy_options(args, kwargs)
 
         def call():
-            fresh = [dict(a) if isinstance(a, dict) else a for a in args]
-            named = {k: dict(a) if isinstance(a, dict) else a for k, a in kwargs.items()}
-            return forward(*fresh, **named)
+            again, again_named = copy_options(kept, named)
+            return forward(*again, **again_named)
 
         return checkpoint(call, use_reentrant=False)
 
@@ -117,6 +117,15 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
             del module.forward
         else:
             module.forward = had
+
+
+def copy_options(args, kwargs) -> tuple[list, dict]:
+    """The arguments with every dict copied one level deep."""
+
+    def copy(value):
+        return dict(value) if isinstance(value, dict) else value
+
+    return [copy(a) for a in args], {k: copy(a) for k, a in kwargs.items()}
 
 
 @contextmanager

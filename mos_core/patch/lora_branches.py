@@ -67,8 +67,9 @@ def text_module_shapes(text_root, layers: str) -> dict[str, tuple]:
     return {n: shape_of(text_root, comfy_text_key(n)) for n in names}
 
 
-def shape_of(root, key: str) -> tuple[int, ...]:
+def shape_of(root, key: str | None) -> tuple[int, ...]:
     """(out, in) or (out, in, 1, 1), from the module's own record of its size."""
+    assert key is not None  # the names come from our own table
     module = comfy.utils.get_attr(root, key.removesuffix(".weight"))
     if hasattr(module, "out_features"):
         return module.out_features, module.in_features

@@ -52,7 +52,10 @@ def train_concept(
 
     encoder = clip.cond_stage_model.clip_l.transformer
     width = encoder.get_input_embeddings().embedding_dim
-    if resume is not None and (resume.architecture, resume.text_width) != (architecture.name, width):
+    if resume is not None and (resume.architecture, resume.text_width) != (
+        architecture.name,
+        width,
+    ):
         raise ArchitectureError(
             f"the concept to resume was trained on {resume.architecture} with text "
             f"{resume.text_width} wide, this model is {architecture.name} with {width}"
@@ -65,9 +68,7 @@ def train_concept(
     with autograd_on():
         images = [image.detach().clone().float().cpu() for image in images]
         masks = [mask.detach().clone().float().cpu() for mask in masks]
-        views = make_views(
-            images, masks, texts, settings.resolution, settings.views, settings.seed
-        )
+        views = make_views(images, masks, texts, settings.resolution, settings.views, settings.seed)
         trainable = make_trainable(
             starts,
             text_module_shapes(clip.cond_stage_model, settings.layers),

@@ -3,6 +3,7 @@
 A session is open for a `with` block; when it closes, MODEL and CLIP are bit for bit as before.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -120,7 +121,7 @@ class TrainSession:
     def run_unet(self, x, sigma, context, select=None):
         """x: (batch, 4, h, w) noised, sigma: (batch,). Output (batch, 4, h, w) float32, maps."""
         maps: dict[tuple[int, int], list[torch.Tensor]] = {}
-        options = {"optimized_attention_override": plain_attention}
+        options: dict = {"optimized_attention_override": plain_attention}
         texts = context.to(self.device, self.dtype)
         texts = texts.unflatten(-1, (self.layerwise.layers, -1)).permute(2, 0, 1, 3).unbind(0)
         options = with_first_patch(options, "attn2_patch", self.layerwise.pick(texts))
@@ -137,14 +138,14 @@ class TrainSession:
 
     @torch.no_grad()
     def sample(self, prompt: str, size: int, steps: int, cfg: float, seed: int) -> torch.Tensor:
-        """A preview latent (1, 4, size / 8, size / 8) in the model's scale: Euler, `steps` steps."""
+        """A preview latent (1, 4, size / 8, size / 8) in the model's scale, by Euler steps."""
         sigmas = comfy.samplers.calculate_sigmas(self.sampling, "normal", steps).to(self.device)
         context, _ = self.encode([prompt, ""])
         noise = torch.randn(
             1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)
         ).to(self.device)
         x = noise * (1 + sigmas[0] ** 2).sqrt()
-        for now, after in zip(sigmas, sigmas[1:], strict=False):
+        for now, after in itertools.pairwise(sigmas):
             comfy.model_management.throw_exception_if_processing_interrupted()
             both = x.repeat(2, 1, 1, 1)
             output, _ = self.run_unet(both, now.expand(2), context)
@@ -185,7 +186,7 @@ def session_tokenizer(clip, trainable) -> ConceptTokenizer:
     tables = {}
     for token, start in trainable.embeddings.items():
         tables[token] = torch.zeros(trainable.layers, start.shape[-1])
-        tables[token].mos_name = token  # type: ignore[attr-defined]
+        tables[token].mos_name = token
     owners = dict.fromkeys(tables, "the concept to train")
     base = clip.tokenizer.base if isinstance(clip.tokenizer, ConceptTokenizer) else clip.tokenizer
     vocabulary = Vocabulary({**known.tables, **tables}, {**known.owners, **owners})

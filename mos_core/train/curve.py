@@ -29,8 +29,8 @@ def draw_curve(losses: Sequence[float], first_step: int = 0, window: int = 25) -
             y = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * i / 4
             draw.line([(MARGIN, y), (WIDTH - MARGIN // 2, y)], fill=GRID)
             draw.text((4, y - 6), f"{top * i / 4:.3g}", fill=INK)
-        steps = np.arange(len(values)) + first_step + 1
-        span = (steps[0], max(steps[-1], steps[0] + 1))
+        steps: np.ndarray = np.arange(len(values)) + first_step + 1
+        span = (int(steps[0]), int(max(steps[-1], steps[0] + 1)))
         draw.line(points(steps, values, span, top), fill=FAINT)
         draw.line(points(steps[window - 1 :], mean, span, top), fill=LINE, width=2)
         draw.text((MARGIN, HEIGHT - MARGIN + 8), f"step {steps[0]}", fill=INK)

@@ -112,7 +112,9 @@ def train(
                     "the loss is not a finite number in the first step; the pictures or the model "
                     "hold invalid values, or the dtype is too narrow (try bf16 or fp32)"
                 )
-            progress.stopped = "the loss became infinite; the last good state was kept, use lower rates"
+            progress.stopped = (
+                "the loss became infinite; the last good state was kept, use lower rates"
+            )
             progress.step -= 1
             break
         good = take_snapshot(optimizer)
@@ -122,7 +124,8 @@ def train(
         progress.step += 1
         progress.losses.append(total)
         taken = progress.step - first
-        progress.seconds_left = (time.monotonic() - begun) / taken * (settings.steps - progress.step)
+        pace = (time.monotonic() - begun) / taken
+        progress.seconds_left = pace * (settings.steps - progress.step)
         try:
             on_step(progress)
         except StopTraining as stop:
@@ -204,8 +207,9 @@ def hand_back(optimizer, trainable, settings, progress: Progress, name: str) -> 
     """The concept as it is now; an unfinished one carries the moments to resume with."""
     resume = None
     if progress.step < settings.steps:
+        prefixes = tuple(f"{moment}." for moment in MOMENTS)
         state = take_snapshot(optimizer)
-        resume = {k: v.cpu() for k, v in state.items() if k.startswith(tuple(f"{m}." for m in MOMENTS))}
+        resume = {name: t.cpu() for name, t in state.items() if name.startswith(prefixes)}
     metadata = {**settings.as_metadata(), "steps_done": progress.step}
     return trainable.to_concept(name, metadata, resume)
 
@@ -216,10 +220,12 @@ def restore(optimizer, trainable: TrainableConcept, resume: Concept | None) -> i
         return 0
     steps_done = int(resume.metadata.get("steps_done", 0))
     for name, parameter in named_parameters(optimizer):
-        moments = {m: resume.resume.get(f"{m}.{name}") for m in MOMENTS}
-        if all(m is not None and m.shape == parameter.shape for m in moments.values()):
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(steps_done)),
-                **{k: v.to(parameter.device, torch.float32).clone() for k, v in moments.items()},
+        moments = {
+            m: resume.resume[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in resume.resume
+        }
+        if len(moments) == len(MOMENTS) and moments[MOMENTS[0]].shape == parameter.shape:
+            on_device = {
+                m: t.to(parameter.device, torch.float32).clone() for m, t in moments.items()
             }
+            optimizer.state[parameter] = {"step": torch.tensor(float(steps_done)), **on_device}
     return steps_done

@@ -15,9 +15,7 @@ def masked_mse(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Ten
     return ((error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))).mean()
 
 
-def token_maps(
-    q: torch.Tensor, k: torch.Tensor, heads: int, select: torch.Tensor
-) -> torch.Tensor:
+def token_maps(q: torch.Tensor, k: torch.Tensor, heads: int, select: torch.Tensor) -> torch.Tensor:
     """Cross-attention maps of the concept tokens, averaged over heads.
 
     q: (batch, n, heads * d); k: (batch, tokens, heads * d); select: (batch, concept tokens,

@@ -107,7 +107,7 @@ def fit_whole(stack: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tenso
 def crop(
     stack: torch.Tensor, size: int, generator: torch.Generator, smallest: float = 0.75
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random square crop, at least `smallest` of the short side, resized to (1, c, size, size)."""
+    """A random crop, at least `smallest` of the short side, as (1, c, size, size), valid."""
     h, w = stack.shape[2:]
     share, y, x = torch.rand(3, generator=generator).tolist()
     side = max(8, round(min(h, w) * (smallest + (1 - smallest) * share)))

@@ -1,4 +1,4 @@
-"""What is trained: embeddings and LoRA factors as parameters, and their way to and from a Concept."""
+"""What is trained: embeddings and LoRA factors as parameters, to and from a Concept."""
 
 from collections.abc import Mapping, Sequence
 

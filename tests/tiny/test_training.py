@@ -1,0 +1,307 @@
+"""Ring 2: training on ComfyUI's own classes, tiny."""
+
+import hashlib
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.sd
+import comfy.taesd.taesd
+import pytest
+import torch
+
+from mix_of_show.mos_core.errors import MosError
+from mix_of_show.mos_core.formats import read_concept, save_concept
+from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.train_concept import train_concept
+from mix_of_show.mos_core.patch.train_session import open_session
+from mix_of_show.mos_core.records import WeightedConcept
+from mix_of_show.mos_core.train.loop import StopTraining, step_loss
+from mix_of_show.mos_core.train.pictures import loss_weight, make_views
+from mix_of_show.mos_core.train.settings import TrainError, TrainSettings
+from mix_of_show.mos_core.train.trainable import TrainableConcept
+
+SETTINGS = TrainSettings(
+    steps=4, resolution=64, views=1, rate_embedding=1e-2, rate_text=1e-3, rate_unet=1e-3,
+    embedding_norm=0,
+)  # fmt: skip
+TOKENS, START, CAPTION = "<x1> <x2>", "<rand-0.5> man", ["photo of a <TOK>, red, big"]
+
+
+@pytest.fixture(scope="module")
+def vae():
+    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
+    generator = torch.Generator().manual_seed(0)
+    for weight in vae.first_stage_model.parameters():
+        weight.data.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(64, 80, 3, generator=generator) for _ in range(2)]
+    masks = [torch.zeros(64, 80) for _ in range(2)]
+    for mask in masks:
+        mask[8:40, 20:60] = 1
+    return images, masks
+
+
+@pytest.fixture
+def run(unet, clip, vae, pictures):
+    def run(settings=SETTINGS, on_step=lambda progress, session: None, resume=None, **given):
+        arguments = {"images": pictures[0], "masks": pictures[1], "captions": CAPTION, **given}
+        images, masks, captions = (arguments.pop(k) for k in ("images", "masks", "captions"))
+        tokens, start = arguments.pop("tokens", TOKENS), arguments.pop("start", START)
+        return train_concept(
+            unet, clip, vae, images, masks, captions, tokens, start, settings, on_step, resume
+        )
+
+    return run
+
+
+def weights_hash(module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def flat(concept) -> dict[str, torch.Tensor]:
+    factors = {**concept.text, **{f"u.{k}": v for k, v in concept.unet.items()}}
+    pairs = {f"{k}.{half}": getattr(v, half) for k, v in factors.items() for half in ("down", "up")}
+    return {**concept.embeddings, **pairs}
+
+
+def test_training_learns_all_three_parts_and_leaves_the_models_as_they_were(run, unet, clip, vae):
+    before = [weights_hash(m) for m in (unet.model, clip.cond_stage_model, vae.first_stage_model)]
+    concept, progress = run(replace(SETTINGS, layers="all linear", resolution=128))
+    after = [weights_hash(m) for m in (unet.model, clip.cond_stage_model, vae.first_stage_model)]
+    assert before == after
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.model.modules()]
+    assert not any(hooks)
+    assert not any("forward" in m.__dict__ for m in unet.model.modules())
+    assert progress.step == 4
+    assert len(progress.losses) == 4
+    assert len(concept.unet) == 192
+    assert len(concept.text) == 12
+    assert all(pair.up.abs().max() > 0 for pair in (*concept.unet.values(), *concept.text.values()))
+    assert concept.embeddings["<x1>"].std(0).max() > 0  # the layers went their own ways
+    assert concept.resume is None
+
+
+def test_two_runs_are_equal_and_checkpointing_changes_nothing(run):
+    first, second = run()[0], run()[0]
+    again = run(replace(SETTINGS, checkpointing=True))[0]
+    for name, tensor in flat(first).items():
+        assert torch.equal(tensor, flat(second)[name])
+        torch.testing.assert_close(tensor, flat(again)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
+    whole, _ = run()
+
+    def cancel(progress, session):
+        if progress.step == 2:
+            raise StopTraining("cancelled")
+
+    part, progress = run(on_step=cancel)
+    assert progress.stopped == "cancelled"
+    assert part.metadata["steps_done"] == 2
+    stored = read_concept(save_concept(part, tmp_path, "part"))
+    resumed, progress = run(resume=stored)
+    assert len(progress.losses) == 2
+    assert progress.step == 4
+    for name, tensor in flat(whole).items():
+        torch.testing.assert_close(tensor, flat(resumed)[name], rtol=1e-5, atol=1e-7)
+
+
+def test_an_interrupt_inside_a_step_takes_the_step_back_and_hands_back_the_rest(run, unet):
+    two, _ = run(
+        on_step=lambda p, s: (_ for _ in ()).throw(StopTraining()) if p.step == 2 else None
+    )
+
+    def interrupt_in_next_step(progress, session):
+        if progress.step == 2:
+
+            def raise_interrupt(*args, **kwargs):
+                raise comfy.model_management.InterruptProcessingException
+
+            session.run_unet = raise_interrupt
+
+    concept, progress = run(on_step=interrupt_in_next_step)
+    assert progress.step == 2
+    assert "cancelled" in progress.stopped
+    for name, tensor in flat(two).items():
+        assert torch.equal(tensor, flat(concept)[name])
+
+
+def test_a_trained_concept_draws_the_same_noise_as_its_training_session(run, unet, clip):
+    """Oracle: W0 + up @ down through ComfyUI's patching equals the branches of the session."""
+    seen = {}
+
+    def keep(progress, session):
+        if progress.step == 4:
+            with torch.no_grad():
+                context, _ = session.encode(["a <x1> <x2> here"])
+                x, sigma = torch.ones(1, 4, 16, 16), torch.tensor([2.0])
+                seen["context"] = context.clone()
+                seen["noise"] = session.run_unet(x, sigma, context)[0].clone()
+
+    concept, _ = run(on_step=keep)
+    model, coder = apply_concepts(unet, clip, (WeightedConcept(concept),))
+    wide = coder.encode_from_tokens_scheduled(coder.tokenize("a <x1> <x2> here"))[0][0]
+    torch.testing.assert_close(wide, seen["context"], rtol=1e-4, atol=1e-5)
+    comfy.model_management.load_models_gpu([model])
+    sampling = model.model.model_sampling
+    x, sigma = torch.ones(1, 4, 16, 16), torch.tensor([2.0])
+    options = {"wrappers": {k: dict(v) for k, v in model.wrappers.items()}}
+    noise = model.model.diffusion_model(
+        sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), context=wide,
+        transformer_options=options,
+    )  # fmt: skip
+    torch.testing.assert_close(noise, seen["noise"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("regularisation", ["off", "whole object", "part of the object"])
+@pytest.mark.parametrize("part", ["emb.<x1>", "text_encoder.", "unet."])
+def test_gradients_agree_with_finite_differences(unet, clip, pictures, part, regularisation, run):
+    settings = replace(SETTINGS, regularisation=regularisation, regularisation_weight=1.0)
+    concept, _ = run(replace(settings, steps=1))
+    with torch.inference_mode(False), torch.enable_grad():
+        views = make_views(*[[t.clone() for t in p] for p in pictures], CAPTION * 2, 64, 1, 0)
+        latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        weights = torch.stack([loss_weight(v, True, 8, 8) for v in views])
+        trainable = TrainableConcept(concept.embeddings, concept.text, concept.unet, 16)
+    with open_session(unet, clip, trainable, "auto", False) as session:
+
+        def loss():
+            return step_loss(session, trainable, views, latents, weights, settings, 0)
+
+        chosen = {n: p for n, p in trainable.parameters().items() if n.startswith(part)}
+        loss().backward()
+        slope = sum(p.grad.square().sum() for p in chosen.values()).sqrt().item()
+        directions = {n: p.grad / slope for n, p in chosen.items()}
+        h = 1e-3 / max(1.0, slope)
+        values = []
+        with torch.no_grad():
+            for sign in (1, -2):
+                for name, parameter in chosen.items():
+                    parameter.add_(directions[name], alpha=sign * h)
+                values.append(loss().item())
+    assert (values[0] - values[1]) / (2 * h) == pytest.approx(slope, rel=0.05)
+
+
+def test_velocity_models_train_towards_velocity(unet, clip):
+    """Oracle: ComfyUI's own calculate_denoised turns the target back into the clean latent."""
+    import comfy.model_sampling
+
+    class Velocity(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    model = unet.clone()
+    for kind, patch in (("noise", None), ("velocity", Velocity(unet.model.model_config))):
+        if patch is not None:
+            model.add_object_patch("model_sampling", patch)
+        with torch.inference_mode(False):
+            trainable = TrainableConcept({"<x1>": torch.zeros(16, 32)}, {}, {}, 16)
+        with open_session(model, clip, trainable, "auto", False) as session:
+            clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+            times = torch.tensor([30, 700])
+            context, _ = session.encode(["a <x1>", "b"])
+            _, target, _ = session.predict(clean, noise, times, context)
+            sigma = session.sampling.sigmas[times]
+            noised = clean + sigma.view(-1, 1, 1, 1) * noise
+            back = session.sampling.calculate_denoised(sigma, target, noised)
+            torch.testing.assert_close(back, clean, rtol=1e-3, atol=1e-3, msg=kind)
+
+
+def test_rates_that_blow_up_stop_the_run_with_the_last_good_state(run):
+    def spoil(progress, session):
+        if progress.step == 2:
+            with torch.no_grad():
+                for pair in session.trainable.unet.values():
+                    pair.up.fill_(float("inf"))
+
+    concept, progress = run(on_step=spoil)
+    assert "last good state" in progress.stopped
+    assert all(torch.isfinite(t).all() for t in flat(concept).values())
+
+
+def test_embeddings_stop_at_the_norm_threshold(run):
+    concept, _ = run(replace(SETTINGS, embedding_norm=1e-3))
+    rows = concept.embeddings["<x2>"]
+    assert torch.equal(rows, rows[:1].expand_as(rows))  # still the word's embedding in every layer
+    assert any(pair.up.abs().max() > 0 for pair in concept.unet.values())
+
+
+def test_rates_of_zero_leave_parts_out(run):
+    concept, _ = run(replace(SETTINGS, rate_text=0, rate_unet=0))
+    assert not concept.text
+    assert not concept.unet
+    assert concept.rank == 0
+    concept, _ = run(replace(SETTINGS, layerwise=False))
+    rows = concept.embeddings["<x1>"]
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+
+
+def test_accumulated_batches_equal_one_large_batch_of_the_same_pictures(run):
+    """The gradient of two halves is the gradient of the whole, drawn alike or not: both learn."""
+    _, progress = run(replace(SETTINGS, batch_size=1, accumulation=2, resolution=128))
+    assert len(progress.losses) == 4
+
+
+def test_the_reference_file_of_a_trained_concept_has_the_golden_layout(run, tmp_path, concepts):
+    concept, _ = run(replace(SETTINGS, steps=1))
+    path = save_concept(concept, tmp_path, "x", "reference pth")
+    params = torch.load(path, weights_only=True)["params"]
+    golden = concepts["a"]
+    assert list(params) == ["new_concept_embedding", "text_encoder", "unet"]
+    assert set(read_concept(path).unet) == set(golden.unet)
+    assert set(read_concept(path).text) == set(golden.text)
+    assert read_concept(path).embeddings["<x1>"].shape == golden.embeddings["<a1>"].shape
+
+
+def test_text_of_equal_captions_is_encoded_once(unet, clip):
+    with torch.inference_mode(False):
+        trainable = TrainableConcept({"<x1>": torch.randn(16, 32)}, {}, {}, 16)
+    with open_session(unet, clip, trainable, "auto", False) as session:
+        rows = []
+        handle = session.text.clip_l.register_forward_pre_hook(lambda m, a: rows.append(len(a[0])))
+        context, select = session.encode(["a <x1>", "a <x1>", "plain"])
+        handle.remove()
+    assert rows == [17]  # 16 layers of one caption, the plain one once
+    assert torch.equal(context[0], context[1])
+    assert context.shape == (3, 77, 512)
+    assert select[0].sum() == 1
+    assert select[2].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"images": [], "masks": []}, "no training images"),
+        ({"captions": ["a dog"]}, "does not say where the concept is"),
+        ({"start": "<rand-0.1> hogwartsian"}, "is [234] tokens"),
+        ({"start": "man"}, "1 initialisers"),
+        ({"tokens": "potter man"}, "cannot be a concept token"),
+        ({"masks": [torch.ones(8, 8)]}, "mask 1 is 8 x 8"),
+    ],
+)
+def test_bad_input_is_refused_before_any_step(run, given, message):
+    steps = []
+    with pytest.raises(MosError, match=message):
+        run(on_step=lambda *a: steps.append(1), **given)
+    assert not steps
+
+
+def test_regularisation_without_masks_is_refused(run):
+    with pytest.raises(TrainError, match="needs masks"):
+        run(replace(SETTINGS, regularisation="whole object"), masks=[])
+
+
+def test_a_token_of_an_applied_concept_is_refused(run, unet, clip, vae, pictures, concepts):
+    _, applied = apply_concepts(unet, clip, (WeightedConcept(concepts["a"]),))
+    with pytest.raises(TrainError, match="already belongs"):
+        train_concept(
+            unet, applied, vae, *pictures, CAPTION, "<a1> <y>", START, SETTINGS, lambda *a: None
+        )
