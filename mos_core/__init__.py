@@ -1,1 +1,1 @@
-"""The core of the pack: records, formats, text, methods and ComfyUI patches (see ARCHITECTURE.md)."""
+"""The core of the pack: records, formats, text, methods, ComfyUI patches (see ARCHITECTURE.md)."""

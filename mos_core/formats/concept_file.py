@@ -28,10 +28,11 @@ def read_concept(path: str | Path) -> Concept:
         raise FileFormatError(f"'{path.name}' cannot be read: {error.strerror}") from None
     if not head:
         raise FileFormatError(f"'{path.name}' is empty; the download or the save failed")
+    # Safetensors first: its header's length, as 8 bytes, may begin like a zip or a pickle.
+    if head[8:] == b"{" and head[4:8] == bytes(4):
+        return read_safetensors(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":  # zip of torch.save, or a bare pickle
         return read_reference(path)
-    if head[8:9] == b"{":  # length of the header, then JSON
-        return read_safetensors(path)
     raise FileFormatError(
         f"'{path.name}' is not a tensor file (.safetensors or .pth); it begins with {head!r}"
     )

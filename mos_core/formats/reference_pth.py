@@ -3,6 +3,7 @@
 Read with PyTorch's weights-only unpickler and in no other way.
 """
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from ..errors import FileFormatError
 from ..records import Concept
-from .parts import build_concept, flatten_factors
+from .parts import build_concept, describe_lora, flatten_factors, own
 
 EMBEDDING, TEXT, UNET = "new_concept_embedding", "text_encoder", "unet"
 METADATA = "metadata"  # ours, beside 'params'; the reference ignores it
@@ -20,18 +21,21 @@ def read_reference(path: Path) -> Concept:
     """Reads a reference `.pth`. Raises FileFormatError; runs no code from the file."""
     name = path.stem
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler has no common error type
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise FileFormatError(
-                f"'{path.name}' holds Python objects other than tensors. Such a pickle could run "
-                "code, so it was not opened; ask for the file as .safetensors"
-            ) from None
+        with open(path, "rb") as file:  # given a path, PyTorch goes by the ending
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise FileFormatError(
+            f"'{path.name}' holds Python objects other than tensors, or is damaged. Such a pickle "
+            "could run code, so it was not opened; get it again, or ask for it as .safetensors"
+        ) from None
+    except Exception as error:  # the reader of the archive has no common error type
         raise FileFormatError(
             f"'{path.name}' is truncated or damaged ({type(error).__name__}); get it again"
         ) from None
     params = content.get("params", content) if isinstance(content, Mapping) else None
     if not isinstance(params, Mapping) or not {EMBEDDING, TEXT, UNET} & set(params):
+        if isinstance(params, Mapping) and any("lora_" in str(key) for key in params):
+            raise FileFormatError(describe_lora(path.name))
         raise FileFormatError(
             f"'{path.name}' is not an ED-LoRA: expected 'params' with {EMBEDDING}, {TEXT} and "
             f"{UNET}, found {describe(content)}"
@@ -55,8 +59,8 @@ def tensor_dict(path: Path, part: str, value: object) -> dict[str, torch.Tensor]
 def describe(value: object) -> str:
     """A few words on what a file held instead of an ED-LoRA."""
     if isinstance(value, Mapping):
-        keys = [str(k) for k in list(value)[:3]]
-        return f"a table of {len(value)} entries ({', '.join(keys)}{', ...' if len(value) > 3 else ''})"
+        keys = [str(key) for key in list(value)[:3]] + ["..."] * (len(value) > 3)
+        return f"a table of {len(value)} entries ({', '.join(keys)})"
     return f"a {type(value).__name__}"
 
 
@@ -72,9 +76,3 @@ def write_reference(concept: Concept, path: Path) -> None:
     if concept.metadata:
         content[METADATA] = dict(concept.metadata)
     torch.save(content, path)
-
-
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy with a storage of its own, so that a view does not save its whole base."""
-    with torch.inference_mode(False):
-        return tensor.detach().to("cpu", copy=True).contiguous()

@@ -16,7 +16,7 @@ import safetensors.torch
 
 from ..errors import FileFormatError
 from ..records import Concept
-from .parts import build_concept, flatten_factors
+from .parts import build_concept, describe_lora, flatten_factors, own
 
 FORMAT, VERSION = "mos_edlora", 1
 EMB, TEXT, UNET, RESUME = "emb.", "text_encoder.", "unet.", "resume."
@@ -27,23 +27,17 @@ def read_safetensors(path: Path) -> Concept:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            check_metadata(path.name, metadata, list(file.keys()))
+            # copies: a tensor of the file would break when somebody replaces the file
+            tensors = {key: own(file.get_tensor(key)) for key in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
         raise FileFormatError(
             f"'{path.name}' is truncated or damaged ({error}); get it again"
         ) from None
-    if metadata.get("format") != FORMAT:
-        raise FileFormatError(describe_foreign(path.name, tensors, metadata))
-    version = metadata.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
-        raise FileFormatError(
-            f"'{path.name}' is an ED-LoRA of format version {version!r}; this pack reads up to "
-            f"{VERSION}, so update the pack"
-        )
     try:
         order = [str(token) for token in json.loads(metadata["tokens"])]
-        training = json.loads(metadata.get("training", "{}"))
-    except (KeyError, ValueError, TypeError):
+        training = dict(json.loads(metadata.get("training", "{}")))
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise FileFormatError(f"'{path.name}': its metadata is damaged; get it again") from None
     parts: dict[str, dict] = {EMB: {}, TEXT: {}, UNET: {}, RESUME: {}}
     for key, tensor in tensors.items():
@@ -60,17 +54,30 @@ def read_safetensors(path: Path) -> Concept:
     return replace(concept, resume=parts[RESUME] or None)
 
 
-def describe_foreign(name: str, tensors: dict, metadata: dict) -> str:
-    """What a safetensors file is instead of an ED-LoRA of ours, and what to load it with."""
-    if "mos_miniature" in metadata or any(k.startswith("model.diffusion_model.") for k in tensors):
-        return f"'{name}' is a checkpoint, not a concept; load it with a checkpoint loader"
-    if any(".lora_" in k or "lora_unet_" in k or k.endswith(".alpha") for k in tensors):
-        return (
-            f"'{name}' is an ordinary LoRA without layer-wise concept embeddings; load it with "
-            "ComfyUI's own Load LoRA node"
+def check_metadata(name: str, metadata: dict, keys: list[str]) -> None:
+    """Raises FileFormatError unless the file says that it is one of ours that we can read."""
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(describe_foreign(name, metadata, keys))
+    version = metadata.get("version", "")
+    if version not in map(str, range(1, VERSION + 1)):
+        raise FileFormatError(
+            f"'{name}' is an ED-LoRA of format version {version[:20]!r}; this pack reads up to "
+            f"{VERSION}, so update the pack"
         )
-    first = next(iter(tensors), "nothing")
-    return f"'{name}' is not an ED-LoRA: {len(tensors)} tensors, first '{first}'"
+
+
+def describe_foreign(name: str, metadata: dict, keys: list[str]) -> str:
+    """What a safetensors file is instead of an ED-LoRA of ours, and what to load it with."""
+    if "mos_miniature" in metadata or any(k.startswith("model.diffusion_model.") for k in keys):
+        return f"'{name}' is a checkpoint, not a concept; load it with a checkpoint loader"
+    if any(k.startswith("new_concept_embedding.") for k in keys):
+        return (
+            f"'{name}' holds an ED-LoRA's tensors without this pack's metadata; load the .pth that "
+            "it was converted from"
+        )
+    if any(".lora_" in k or "lora_unet_" in k or k.endswith(".alpha") for k in keys):
+        return describe_lora(name)
+    return f"'{name}' is not an ED-LoRA: {len(keys)} tensors, first '{next(iter(keys), 'nothing')}'"
 
 
 def write_safetensors(concept: Concept, path: Path) -> None:
@@ -86,4 +93,4 @@ def write_safetensors(concept: Concept, path: Path) -> None:
         "rank": str(concept.rank),
         "training": json.dumps(dict(concept.metadata)),
     }
-    safetensors.torch.save_file({k: t.contiguous() for k, t in tensors.items()}, path, metadata)
+    safetensors.torch.save_file({k: own(t) for k, t in tensors.items()}, path, metadata)

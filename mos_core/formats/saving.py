@@ -4,6 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,8 +22,10 @@ def save_numbered(
     left behind by a failure.
     """
     stem = resolve_inside(folder, prefix)
+    made: list[Path] = []
     temporary = None
     try:
+        made = [parent for parent in stem.parents if not parent.exists()]  # innermost first
         stem.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".saving_", suffix=ending, dir=stem.parent)
         os.close(handle)
@@ -43,15 +46,20 @@ def save_numbered(
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()  # only if it is empty: the save failed
 
 
 def resolve_inside(folder: Path, prefix: str) -> Path:
     """`folder/prefix`. Raises SaveError if the prefix is empty or would leave the folder."""
-    root = Path(os.path.realpath(folder))
-    stem = Path(os.path.realpath(root / prefix.strip().replace("\\", "/")))
-    if not prefix.strip() or prefix.strip()[-1] in "/\\" or not stem.name:
+    name = prefix.strip().replace("\\", "/")
+    if not name or name[-1] == "/":
         raise SaveError("give the file a name: the file name prefix is empty")
-    if root not in stem.parents or any(ord(c) < 32 or c in ':*?"<>|' for c in prefix):
+    root = Path(os.path.realpath(folder))
+    allowed = not any(ord(c) < 32 or c in ':*?"<>|' for c in name)
+    stem = Path(os.path.realpath(root / name)) if allowed else root
+    if root not in stem.parents:
         raise SaveError(
             f"'{prefix}' is not a name inside the {root.name} folder; use letters, digits and "
             "'/' for subfolders"

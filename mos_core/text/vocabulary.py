@@ -35,7 +35,7 @@ class Vocabulary:
             taken[token.casefold()] = token
         return Vocabulary(
             {**self.tables, **concept.embeddings},
-            {**self.owners, **{token: concept.name for token in concept.tokens}},
+            {**self.owners, **dict.fromkeys(concept.tokens, concept.name)},
         )
 
     @property

@@ -6,6 +6,7 @@ import comfy.supported_models
 import comfy.utils
 import pytest
 import torch
+
 from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.layers import (
     SD15,
@@ -154,7 +155,7 @@ def test_the_number_of_rows_tells_the_architecture(rows, expected):
 
 
 def test_an_unknown_number_of_rows_is_refused_with_the_known_ones():
-    with pytest.raises(ArchitectureError, match="24 rows.*sd15 has 16, sdxl has 70"):
+    with pytest.raises(ArchitectureError, match=r"24 rows.*sd15 has 16, sdxl has 70"):
         architecture_by_layers(24)
 
 
