@@ -72,8 +72,17 @@ def server(tmp_path_factory):
         path for path in sorted((TESTS / "server_nodes").glob("[!_.]*")) if path.name != "README.md"
     ]
     arguments = ["--disable-api-nodes"]
+    from support.server_models import place_models
+
+    place_models(base / "models")
     with Server(COMFYUI, base, arguments, packs, log=base / "server.log") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    """What the server says of every node."""
+    return Client(server.address).object_info()
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""The shipped workflows on the real server, and the stock graph from a file of the papers' code."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.workflow import override, read_workflow, to_prompt
+from support.server_models import CHECKPOINT, concept_file
+
+CLONE = Path(__file__).absolute().parents[1]
+WORKFLOWS = sorted((CLONE / "workflows").glob("*.json"))
+
+
+def with_stand_ins(prompt):
+    """For a workflow that needs a person's own files: the golden models, small pictures."""
+    prompt = json.loads(re.sub(r"<\w+?(\d)>", r"<a\1>", json.dumps(prompt)))
+    for node in prompt.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="MOS_LoadMiniature", inputs={"ckpt_name": CHECKPOINT})
+        if node["class_type"] == "MOS_LoadEDLoRA":
+            node["inputs"]["lora_name"] = concept_file("a")
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"].update(width=128, height=128)
+    return prompt
+
+
+def pixels(client, picture):
+    return np.asarray(Image.open(io.BytesIO(client.fetch(picture))))
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_shipped_workflow_runs(file, client, object_info, request):
+    workflow = read_workflow(file)
+    prompt = to_prompt(workflow, object_info)
+    if workflow.get("extra", {}).get("mos", {}).get("needs_files"):
+        prompt = with_stand_ins(prompt)
+    steps = request.config.getoption("--steps")
+    if steps and any("steps" in node["inputs"] for node in prompt.values()):
+        prompt = override(prompt, {"steps": steps})
+    outcome = client.run(prompt, timeout=600).check()
+    assert outcome.outputs, "the workflow shows and saves nothing"
+    for picture in outcome.pictures:
+        assert pixels(client, picture).std() > 0, f"{picture.filename} is of one colour"
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("cfg", [1.0, 7.5])
+def test_the_stock_graph_draws_from_a_file_of_the_papers_code(client, stock_graph, batch, cfg):
+    """Load -> Apply Concepts -> CLIPTextEncode -> KSampler -> VAEDecode -> SaveImage."""
+    prompt = override(stock_graph, {"cfg": cfg, "batch_size": batch})
+    pictures = client.run(prompt, timeout=600).check().pictures
+    assert len(pictures) == batch
+    assert all(pixels(client, picture).shape == (128, 128, 3) for picture in pictures)
+
+
+@pytest.fixture
+def stock_graph(object_info):
+    """The stock graph (workflows/sd15_edlora.json) with the golden models and 2 steps."""
+    file = CLONE / "workflows" / "sd15_edlora.json"
+    prompt = with_stand_ins(to_prompt(read_workflow(file), object_info))
+    return override(prompt, {"steps": 2})
+
+
+def node_of(prompt, class_type):
+    return next(node for node in prompt.values() if node["class_type"] == class_type)
+
+
+def test_concept_text_with_the_unpatched_model_ends_in_our_message(client, stock_graph):
+    loader = node_of(stock_graph, "MOS_ApplyConcepts")["inputs"]["model"]
+    node_of(stock_graph, "KSampler")["inputs"]["model"] = loader
+    outcome = client.run(stock_graph)
+    assert outcome.status == "error"
+    assert "Apply Concepts" in outcome.error
+    assert "mat1 and mat2" not in outcome.error
+
+
+def test_an_unknown_concept_token_ends_in_a_message_with_the_nearest_names(client, stock_graph):
+    node_of(stock_graph, "CLIPTextEncode")["inputs"]["text"] = "a photo of <a3> in the park"
+    outcome = client.run(stock_graph)
+    assert outcome.status == "error"
+    assert "<a3>" in outcome.error
+    assert "<a1>" in outcome.error
+
+
+def test_a_workflow_cancelled_in_the_middle_leaves_the_next_run_as_it_was(client, object_info):
+    file = CLONE / "workflows" / "draw_a_concept.json"
+    if not file.exists():
+        pytest.skip("workflows/draw_a_concept.json is not there")
+    prompt = to_prompt(read_workflow(file), object_info)
+    first = override(prompt, {"steps": 2, "seed": 11})
+    before = client.run(first, timeout=600).check()
+
+    def cancel(progress):
+        if progress.total and progress.value == 2:
+            client.interrupt()
+
+    cancelled = client.run(override(prompt, {"steps": 200, "seed": 12}), cancel, timeout=600)
+    after = client.run(first, timeout=600).check()
+
+    assert cancelled.status == "interrupted"
+    for one, other in zip(before.pictures, after.pictures, strict=True):
+        assert np.array_equal(pixels(client, one), pixels(client, other))
+
+
+def test_the_workflow_files_are_json_of_one_style():
+    """Saved by the editor or by hand: the ids of nodes and links are those that the file counts."""
+    for file in WORKFLOWS:
+        workflow = json.loads(file.read_text(encoding="utf-8"))
+        assert workflow["last_node_id"] >= max(node["id"] for node in workflow["nodes"])
