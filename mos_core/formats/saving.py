@@ -82,7 +82,11 @@ def claim(temporary: Path, target: Path) -> bool:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
         return False
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
     return True
 
 
