@@ -1,6 +1,7 @@
 """A training step against a bare forward and backward of the same UNet (ratio, one run).
 
-scripts/bench train [--channels 320] [--size 512] [--batch 2] [--steps 3] [--dtype fp32] [--captions]
+scripts/bench train [--channels 320] [--size 512] [--batch 2] [--steps 3] [--dtype fp32] ...
+
 
 The step is the whole of it: text for 16 layers (one caption for the batch; --captions: one each),
 LoRA branches, loss, backward, AdamW. Bare: the UNet with frozen weights, gradient with respect to
@@ -14,6 +15,7 @@ import time
 
 import torch
 from _models import random_clip, random_sd15
+
 from mix_of_show.mos_core.layers import SD15
 from mix_of_show.mos_core.patch.lora_branches import text_module_shapes, unet_module_shapes
 from mix_of_show.mos_core.patch.train_session import DTYPES, open_session
