@@ -1,4 +1,4 @@
-"""What the pack says of itself: help pages, locale, workflows and README are in step with the nodes.
+"""What the pack says of itself: help pages, locale, workflows and pages in step with the nodes.
 
 After a change of a node's texts, `MOS_WRITE_LOCALE=1 scripts/test tests/test_docs.py` writes
 locales/en/nodeDefs.json anew from the schemas.
@@ -21,12 +21,14 @@ PAGES = [
     *sorted(HELP.glob("*.md")),
 ]
 
-# The graph editor reads locale texts as vue-i18n messages, in which these characters have a meaning.
+# The editor reads locale texts as vue-i18n messages, in which these characters have a meaning.
 MESSAGE_SYNTAX = re.compile(r"[@{}|]")
 
-# Folders of one person's or one machine's file system, and places that packages are fetched from.
-MACHINE_PATH = re.compile(r"(?<![\w.<>*])(?:/(?:home|root|Users|mnt|work|tmp|opt|srv)/\w|[A-Z]:\\\w)")
-PACKAGE_INDEX = re.compile(r"--(?:extra-)?index-url\s*=?\s*\S*//|/simple/?\b|registry=\S*//")
+# Folders of one person's or one machine's file system; places that packages are fetched from.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.<>*])(?:/(?:home|root|Users|mnt|work|tmp|opt|srv)/\w|[A-Z]:\\\w)"
+)
+PACKAGE_INDEX = re.compile(r"-index-url[ =]|//[^\s/]+/(?:[\w.-]+/)*simple\b|registry[=:]\s*\S*//")
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +89,10 @@ def test_a_help_page_bears_the_nodes_name_and_explains_every_input_and_output(no
         page = (HELP / f"{id}.md").read_text(encoding="utf-8")
         if not page.startswith(f"# {info['display_name']}\n"):
             missing.append(f"{id}: its heading is not '{info['display_name']}'")
-        rows = set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))
-        known = {*inputs_of(info), *info["output_name"]}
-        missing += [f"{id}: no row for {name}" for name in sorted(known - rows)]
-        missing += [f"{id}: no such input or output: {name}" for name in sorted(rows - known)]
+        for section, known in (("Inputs", inputs_of(info)), ("Outputs", info["output_name"])):
+            rows = rows_of(page, section)
+            if sorted(rows) != sorted(known):
+                missing.append(f"{id}: {section} has {rows}, the node {[*known]}")
     assert missing == []
 
 
@@ -163,12 +165,18 @@ def test_no_file_speaks_of_one_persons_machine():
     assert found == []
 
 
+def rows_of(page: str, section: str) -> list[str]:
+    """The names in the first column of a section's table."""
+    text = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\| `([^`]+)` \|", text[1], re.MULTILINE) if text else []
+
+
 def read(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
 def tracked_files() -> list[Path]:
-    """The files of the repository; where there is none (an unpacked archive), the test is skipped."""
+    """The files of the repository. Skips the test where there is none (an unpacked archive)."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=CLONE, capture_output=True, text=True)
     if done.returncode != 0 or not done.stdout:
         pytest.skip("not a git clone")
