@@ -80,16 +80,18 @@ def frozen(*modules: torch.nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-CHECKPOINTED = ("BasicTransformerBlock", "ResBlock")
+CHECKPOINTED = ("BasicTransformerBlock", "ResBlock", "CLIPLayer")
+CHANGES_ITS_INPUT = ("CLIPLayer",)  # adds to its input in place; recomputation needs it as it was
 
 
 @contextmanager
-def checkpointed(unet: torch.nn.Module) -> Iterator[None]:
-    """Recomputes the UNet's blocks in the backward pass instead of keeping what they computed."""
+def checkpointed(*modules: torch.nn.Module) -> Iterator[None]:
+    """Recomputes the models' blocks in the backward pass instead of keeping what they computed."""
     with ExitStack() as stack:
-        for module in unet.modules():
-            if type(module).__name__ in CHECKPOINTED:
-                stack.enter_context(recomputed(module))
+        for module in modules:
+            for part in module.modules():
+                if type(part).__name__ in CHECKPOINTED:
+                    stack.enter_context(recomputed(part))
         yield
 
 
@@ -97,6 +99,7 @@ def checkpointed(unet: torch.nn.Module) -> Iterator[None]:
 def recomputed(module: torch.nn.Module) -> Iterator[None]:
     had = module.__dict__.get("forward")
     forward = module.forward
+    protect = type(module).__name__ in CHANGES_ITS_INPUT
 
     def run(*args, **kwargs):
         # ComfyUI writes "block" and "block_index" into its option dicts as it goes on: the
@@ -105,6 +108,8 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
 
         def call():
             again, again_named = copy_options(kept, named)
+            if protect:
+                again[0] = again[0].clone()
             return forward(*again, **again_named)
 
         return checkpoint(call, use_reentrant=False)

@@ -246,7 +246,7 @@ def open_session(model, clip, trainable, dtype: str, checkpointing: bool) -> Ite
         for parameter in trainable.parameters().values():
             parameter.data = parameter.data.to(device)
         if checkpointing:
-            with checkpointed(unet.diffusion_model):
+            with checkpointed(unet, text):
                 yield session
         else:
             yield session
