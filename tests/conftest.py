@@ -72,10 +72,15 @@ def server(tmp_path_factory):
         path for path in sorted((TESTS / "server_nodes").glob("[!_.]*")) if path.name != "README.md"
     ]
     arguments = ["--disable-api-nodes"]
+    one_thread = {
+        "OMP_NUM_THREADS": "1"
+    }  # as in tests/tiny: where cores are busy, many times faster
     from support.server_models import place_models
 
     place_models(base / "models")
-    with Server(COMFYUI, base, arguments, packs, log=base / "server.log") as running:
+    with Server(
+        COMFYUI, base, arguments, packs, base / "server.log", environ=one_thread
+    ) as running:
         yield running
 
 

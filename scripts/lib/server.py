@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .comfyui import ComfyUI
@@ -34,7 +34,7 @@ class Server:
     comfyui: which ComfyUI; base: its base folder (models, custom nodes, user data), made where it
     is missing; arguments: more arguments for ComfyUI; node_packs: more folders or files for
     `custom_nodes`; log: a file for what the server prints, None prints it here; port: None takes a
-    free one.
+    free one; environ: environment variables beside this process's own.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Server:
         node_packs: Sequence[Path] = (),
         log: Path | None = None,
         port: int | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.comfyui = comfyui
         self.base = base
@@ -52,6 +53,7 @@ class Server:
         self.node_packs = list(node_packs)
         self.log = log
         self.port = port or free_port()
+        self.environ = {**os.environ, **(environ or {})}
         self.process: subprocess.Popen | None = None
 
     @property
@@ -78,7 +80,7 @@ class Server:
             str(Path(__file__).with_name("launch.py")),
             str(self.comfyui.path),
         ]
-        environ = {**os.environ, FOLLOW_STDIN: "1", "PYTHONUNBUFFERED": "1"}
+        environ = {**self.environ, FOLLOW_STDIN: "1", "PYTHONUNBUFFERED": "1"}
         output = open(self.log, "wb") if self.log else None  # noqa: SIM115 (the process keeps it)
         try:
             self.process = subprocess.Popen(
