@@ -79,9 +79,11 @@ class LayerwiseText:
                 "same Apply Concepts node as the MODEL"
             )
         conds = {k: v for k, v in conds.items() if k != MARK}
-        if entry.get("control") is not None and text is not None and self.is_wide(text.cond):
-            narrow = layer_mean(text.cond, self.layers)
-            conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(narrow)
+        if entry.get("control") is not None:
+            for_control = conds.get("crossattn_controlnet", text)  # another node may have set it
+            if for_control is not None and self.is_wide(for_control.cond):
+                narrow = layer_mean(for_control.cond, self.layers)
+                conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(narrow)
         return {**entry, "model_conds": conds}
 
     def slice_text(self, executor, x, timesteps=None, context=None, y=None, control=None,

@@ -66,6 +66,8 @@ def split_layers(wide: torch.Tensor, layers: int) -> tuple[torch.Tensor, ...]:
 def layer_mean(wide: torch.Tensor, layers: int) -> torch.Tensor:
     """One narrow text for readers that have no layers of ours (ControlNet): the mean over layers.
 
-    (batch, tokens, layers * width) -> (batch, tokens, width)
+    (batch, tokens, layers * width) -> (batch, tokens, width). Equal layers give exactly that layer.
     """
-    return wide.unflatten(-1, (layers, -1)).mean(-2)
+    split = wide.unflatten(-1, (layers, -1))  # (batch, tokens, layers, width)
+    first = split[..., :1, :]
+    return (first + (split - first).mean(-2, keepdim=True)).squeeze(-2)

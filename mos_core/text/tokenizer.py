@@ -16,7 +16,7 @@ def mark_concept_token(table: torch.Tensor) -> torch.Tensor:
     embedding wherever the layers are not told apart (their mean), with the table attached.
     """
     token = table.float().mean(0)
-    token.mos_table = table  # type: ignore[attr-defined]
+    token.mos_table = table
     return token
 
 

@@ -1,6 +1,7 @@
 """Ring 2: ComfyUI's own classes on tiny models, in this process."""
 
 import pytest
+
 from support.golden import CONCEPTS, GOLDEN
 
 

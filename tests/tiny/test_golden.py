@@ -3,6 +3,7 @@
 import comfy.model_management
 import pytest
 import torch
+
 from mix_of_show.mos_core.formats.parts import build_concept
 from mix_of_show.mos_core.patch.apply import apply_concepts, apply_to_model
 from mix_of_show.mos_core.records import WeightedConcept
