@@ -1,0 +1,68 @@
+"""Three ways from a layer's sums to its fused delta D = W - W0, each (out, in)."""
+
+import torch
+
+from .sums import LayerSums
+
+# The public code's settings (Mix-of-Show): steps for text and cross-attention keys and values /
+# for all other layers; history.
+LBFGS_STEPS, LBFGS_STEPS_SPATIAL, LBFGS_HISTORY = 500, 50, 25
+
+
+def solve_exact(sums: LayerSums, ridge: float = 0.0, cutoff: float = 1e-12) -> torch.Tensor:
+    """The minimiser nearest to W0: D = R (G + ridge I)^+, in float64.
+
+    ridge: relative to the mean eigenvalue of G; holds on to W0 along directions in which the rows
+    hardly vary. cutoff: eigenvalues of G at or below this share of the largest (singular values of
+    X: its root) count as zero; never below the rounding noise of G.
+    """
+    width = sums.gram.shape[0]
+    if ridge > 0:
+        damped = sums.gram.clone()
+        damped.diagonal().add_(ridge * sums.gram.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not bool(failed):
+            return torch.cholesky_solve(sums.cross.T, factor).T
+    values, vectors = torch.linalg.eigh(sums.gram)  # ascending
+    values = values + ridge * values.mean()
+    smallest = values[-1] * max(cutoff, width * sums.noise)
+    inverse = torch.where(values > smallest, values.reciprocal(), torch.zeros_like(values))
+    return (sums.cross @ vectors * inverse) @ vectors.T
+
+
+def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor:
+    """The published solver: L-BFGS from W0 with strong Wolfe line search.
+
+    It minimises the same mean squared error; value and gradient come from the sums instead of
+    from stored rows.
+    """
+    scale = 1.0 / (sums.rows * sums.cross.shape[0])
+    anchor = ridge * sums.gram.diagonal().mean()
+    with torch.inference_mode(False), torch.enable_grad():
+        gram, cross = sums.gram.clone(), sums.cross.clone()
+        delta = torch.zeros_like(cross, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [delta],
+            lr=1.0,
+            max_iter=steps,
+            history_size=LBFGS_HISTORY,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=1e-16,
+            tolerance_change=1e-16,
+        )
+
+        def evaluate() -> torch.Tensor:
+            optimizer.zero_grad()
+            with torch.no_grad():
+                mapped = delta @ gram + anchor * delta
+                loss = sums.energy + ((mapped - 2 * cross) * delta).sum()
+                delta.grad = 2 * scale * (mapped - cross)
+            return loss * scale
+
+        optimizer.step(evaluate)
+        return delta.detach()
+
+
+def solve_sum(deltas: list[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """Plain weighted merge, for comparison: D = sum_i strength_i dW_i."""
+    return sum(strength * delta for strength, delta in deltas)  # type: ignore[return-value]

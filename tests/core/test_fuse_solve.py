@@ -1,0 +1,133 @@
+"""Ring 1: the fusion solvers against the reference's stored layers, and by hand."""
+
+import pytest
+import torch
+
+from mix_of_show.mos_core.fuse.solve import (
+    LBFGS_STEPS,
+    LBFGS_STEPS_SPATIAL,
+    solve_exact,
+    solve_lbfgs,
+)
+from mix_of_show.mos_core.fuse.sums import Gram, LayerSums
+from support.golden import read_meta, read_tensors
+
+FILES = {"fusion": "fusion_layers", "fusion_variant": "fusion_variant_layers"}
+LAYERS = [(tag, number) for tag in FILES for number in read_meta()["fusion"][tag]["layers"]]
+
+
+def golden_layer(tag: str, number: str):
+    """Rows (n, in), the change asked of them (n, out), W0 (out, in) and the facts of a layer."""
+    tensors = {
+        k.removeprefix(f"{number}."): v.double()
+        for k, v in read_tensors(FILES[tag]).items()
+        if k.startswith(f"{number}.")
+    }
+    rows, targets = (
+        t if t.ndim == 2 else t.movedim(1, -1).flatten(0, -2) for t in (tensors["X"], tensors["V"])
+    )
+    base = tensors["W0"].flatten(1)
+    solved = {k: tensors[k].flatten(1) - base for k in ("W_exact", "W_lbfgs")}
+    return rows, targets - rows @ base.T, solved, read_meta()["fusion"][tag]["layers"][number]
+
+
+def sums_of(rows: torch.Tensor, change: torch.Tensor, dtype=torch.float64) -> LayerSums:
+    """The layer's sums as if the rows belonged to one concept each whose delta does `change`."""
+    gram = Gram(dtype)
+    gram.add(rows.to(dtype))
+    sums = LayerSums.empty(change.shape[1], rows.shape[1], "cpu")
+    sums.add(gram, None)
+    sums.cross = change.T @ rows
+    sums.energy = change.square().sum().item()
+    return sums
+
+
+def mse(rows, change, delta) -> float:
+    return (change - rows @ delta.T).square().mean().item()
+
+
+@pytest.mark.parametrize(("tag", "number"), LAYERS)
+def test_the_exact_solution_is_the_stored_one_and_never_above_lbfgs(tag, number):
+    rows, change, solved, facts = golden_layer(tag, number)
+    delta = solve_exact(sums_of(rows, change))
+    loss = mse(rows, change, delta)
+    assert loss <= facts["mse_lbfgs"] * (1 + 1e-9)
+    assert loss <= facts["mse_exact"] * (1 + 1e-3) + 1e-20
+    if facts["rank"] in (rows.shape[1], rows.shape[0]):  # else W depends on the cut-off
+        torch.testing.assert_close(delta, solved["W_exact"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tag", "number"), LAYERS)
+def test_sums_in_float32_lose_less_than_a_thousandth(tag, number):
+    rows, change, _, facts = golden_layer(tag, number)
+    loss = mse(rows, change, solve_exact(sums_of(rows, change, torch.float32)))
+    assert loss <= facts["mse_lbfgs"] + 1e-3 * facts["mse_before"]
+
+
+@pytest.mark.parametrize(("tag", "number"), LAYERS)
+def test_lbfgs_on_sums_does_what_the_reference_does_on_rows(tag, number):
+    rows, change, _, facts = golden_layer(tag, number)
+    steps = LBFGS_STEPS_SPATIAL if "spatial" in facts["stage"] else LBFGS_STEPS
+    loss = mse(rows, change, solve_lbfgs(sums_of(rows, change), steps))
+    assert facts["mse_exact"] - 1e-12 <= loss <= facts["mse_lbfgs"] + 0.05 * facts["mse_before"]
+
+
+@pytest.mark.parametrize(("tag", "number"), LAYERS)
+def test_the_loss_from_the_sums_is_the_loss_on_the_rows(tag, number):
+    rows, change, solved, facts = golden_layer(tag, number)
+    sums = sums_of(rows, change)
+    for delta, known in (
+        (torch.zeros_like(solved["W_exact"]), facts["mse_before"]),
+        (solved["W_lbfgs"], facts["mse_lbfgs"]),
+    ):
+        assert sums.loss(delta) == pytest.approx(known, rel=1e-4, abs=1e-9)
+        assert sums.loss(delta) == pytest.approx(mse(rows, change, delta), rel=1e-6, abs=1e-11)
+
+
+def test_one_concept_gives_back_its_own_delta_on_the_span_of_its_inputs():
+    delta, rows = torch.randn(6, 8).double(), torch.randn(5, 8).double()
+    gram, sums = Gram(), LayerSums.empty(6, 8, "cpu")
+    gram.add(rows)
+    sums.add(gram, delta)
+    solved = solve_exact(sums)
+    torch.testing.assert_close(rows @ solved.T, rows @ delta.T)
+    away = torch.linalg.svd(rows).Vh[5:]  # directions that no row has: W0 stays
+    assert (solved @ away.T).abs().max() < 1e-9
+
+
+def test_two_concepts_with_separate_inputs_both_get_what_they_ask_for():
+    sums = LayerSums.empty(3, 4, "cpu")
+    deltas = torch.randn(2, 3, 4).double()
+    for i, delta in enumerate(deltas):
+        gram = Gram()
+        gram.add(torch.eye(4).double()[2 * i : 2 * i + 2])
+        sums.add(gram, delta)
+    solved = solve_exact(sums)
+    torch.testing.assert_close(solved[:, :2], deltas[0][:, :2])
+    torch.testing.assert_close(solved[:, 2:], deltas[1][:, 2:])
+    assert sums.loss(solved) < 1e-12
+
+
+def test_a_ridge_shrinks_towards_the_base_weight_and_an_anchor_holds_its_rows():
+    gram, sums, delta = Gram(), LayerSums.empty(4, 4, "cpu"), torch.randn(4, 4).double()
+    gram.add(torch.randn(50, 4).double())
+    sums.add(gram, delta)
+    norms = [solve_exact(sums, ridge).norm().item() for ridge in (0, 0.1, 10)]
+    assert norms[0] > norms[1] > norms[2]
+    anchor = Gram()
+    anchor.add(torch.eye(4).double()[:1] * 100)
+    sums.add_anchor(anchor, 1e6)
+    assert solve_exact(sums)[:, 0].abs().max() < 1e-4
+
+
+def test_the_order_of_concepts_does_not_matter():
+    parts = [(torch.randn(9, 8).double(), torch.randn(6, 8).double()) for _ in range(4)]
+    solved = []
+    for order in (parts, parts[::-1]):
+        sums = LayerSums.empty(6, 8, "cpu")
+        for rows, delta in order:
+            gram = Gram()
+            gram.add(rows)
+            sums.add(gram, delta)
+        solved.append(solve_exact(sums))
+    torch.testing.assert_close(*solved, rtol=1e-9, atol=1e-11)
