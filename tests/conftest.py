@@ -68,19 +68,18 @@ def nothing_stays_interrupted():
 def server(tmp_path_factory):
     """A real ComfyUI server with the pack and the packs of tests/server_nodes, for the session."""
     base = tmp_path_factory.mktemp("server")
-    packs = [
-        path for path in sorted((TESTS / "server_nodes").glob("[!_.]*")) if path.name != "README.md"
-    ]
-    arguments = ["--disable-api-nodes"]
-    one_thread = {
-        "OMP_NUM_THREADS": "1"
-    }  # as in tests/tiny: where cores are busy, many times faster
     from support.server_models import place_models
 
     place_models(base / "models")
-    with Server(
-        COMFYUI, base, arguments, packs, base / "server.log", environ=one_thread
-    ) as running:
+    starting = Server(
+        COMFYUI,
+        base,
+        arguments=["--disable-api-nodes"],
+        node_packs=sorted((TESTS / "server_nodes").glob("[!_.]*")),
+        log=base / "server.log",
+        environ={"OMP_NUM_THREADS": "1"},  # tiny models; many times faster where cores are busy
+    )
+    with starting as running:
         yield running
 
 
