@@ -85,3 +85,25 @@ class WeightedConcept:
 
 
 Concepts = tuple[WeightedConcept, ...]  # what travels on a MOS_CONCEPTS wire
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """Several concepts fused into one set of weights: what travels on a MOS_FUSED wire.
+
+    concepts: their embeddings alone, in order. text, unet: diffusers module name -> delta of the
+    whole weight, (out, in) or (out, in, 1, 1). base: fingerprint of the model it was made from.
+    metadata: settings, strengths, loss per layer; JSON-able.
+    """
+
+    concepts: tuple[Concept, ...]
+    text: Mapping[str, torch.Tensor]
+    unet: Mapping[str, torch.Tensor]
+    architecture: str
+    base: str
+    metadata: Mapping = field(default_factory=dict)
+
+    @property
+    def trigger_words(self) -> str:
+        """One line per concept, as written in a prompt."""
+        return "\n".join(concept.trigger_words for concept in self.concepts)

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 MosConcepts = io.Custom("MOS_CONCEPTS")
+MosFused = io.Custom("MOS_FUSED")
 
 CATEGORY = "Mix-of-Show"
 

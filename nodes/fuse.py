@@ -1,0 +1,177 @@
+"""Fuse: Fuse Concepts, Save and Load Fused Concepts."""
+
+import comfy.utils
+from comfy_api.latest import io, ui
+
+from ..mos_core.formats.fused_file import read_fused, save_fused
+from ..mos_core.fuse.settings import SOLVERS, FuseSettings
+from ..mos_core.patch.fuse_concepts import fuse_concepts
+from ..mos_core.patch.fused import apply_fused
+from .folders import FUSED, fingerprint, list_files, path_of, save_folder
+from .progress import send_text
+from .schema import CATEGORY, MosConcepts, MosFused, schema
+
+
+class FuseConcepts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_FuseConcepts",
+            display_name="Fuse Concepts",
+            category=f"{CATEGORY}/fuse",
+            description="Fuses several concepts into one MODEL and CLIP that draw all of them "
+            "(Mix-of-Show, gradient fusion), solved exactly. Stock text encode and sampler nodes "
+            "then understand every concept's tokens.",
+            search_aliases=["mix of show", "merge lora", "gradient fusion", "combine concepts"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model; it stays as it is."),
+                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                MosConcepts.Input("concepts", tooltip="The concepts to fuse, from Load ED-LoRA."),
+                io.Combo.Input(
+                    "solver",
+                    options=list(SOLVERS),
+                    default="exact",
+                    tooltip="exact: the best weights, in closed form. lbfgs: the published "
+                    "iterative solver. sum: a plain weighted merge, for comparison.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampling steps per concept from which the UNet's inputs are learnt.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Width of the picture that is sampled for it.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Height of the picture that is sampled for it.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of the sampled pictures.",
+                ),
+                io.Float.Input(
+                    "ridge",
+                    default=0.001,
+                    min=0.0,
+                    max=100.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="Holds the fused weights to the base model's where the concepts do not "
+                    "care, relative to the mean eigenvalue of a layer's inputs. 0 is the published "
+                    "objective.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The fused model."),
+                io.Clip.Output(tooltip="The fused text encoder, knowing all tokens."),
+                MosFused.Output(display_name="fused", tooltip="For Save Fused Concepts."),
+                io.String.Output(display_name="report", tooltip="What each layer lost."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, concepts, **settings) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id if cls.hidden else None
+        bar = comfy.utils.ProgressBar(100, node_id=node_id)
+        fused, report = fuse_concepts(
+            model,
+            clip,
+            concepts,
+            FuseSettings(**settings),
+            lambda done, total: bar.update_absolute(done, total),
+        )
+        send_text(node_id, report)
+        return io.NodeOutput(*apply_fused(model, clip, fused), fused, report)
+
+
+class SaveFused(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_SaveFused",
+            display_name="Save Fused Concepts",
+            category=f"{CATEGORY}/fuse",
+            description="Writes a fusion to models/mix_of_show, to load it in other workflows.",
+            is_output_node=True,
+            inputs=[
+                MosFused.Input("fused", tooltip="From Fuse Concepts."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="fused",
+                    tooltip="Name inside models/mix_of_show; '/' makes subfolders. Nothing is "
+                    "overwritten: files are numbered.",
+                ),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, fused, filename_prefix) -> io.NodeOutput:
+        folder = save_folder(FUSED)
+        path = save_fused(fused, folder, filename_prefix)
+        name = path.relative_to(folder.resolve()).as_posix()
+        return io.NodeOutput(ui=ui.PreviewText(f"saved in {FUSED}:\n{name}"))
+
+
+class LoadFused(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_LoadFused",
+            display_name="Load Fused Concepts",
+            category=f"{CATEGORY}/fuse",
+            description="Puts a saved fusion on the base model that it was made from.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model; it stays as it is."),
+                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                io.Combo.Input(
+                    "fused_name",
+                    options=list_files(FUSED, (".safetensors",)),
+                    tooltip="A fusion from the models/mix_of_show folders.",
+                ),
+                io.Boolean.Input(
+                    "allow_other_base",
+                    default=False,
+                    tooltip="Loads the fusion on another base model than it was made from; the "
+                    "result is your own responsibility.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The fused model."),
+                io.Clip.Output(tooltip="The fused text encoder, knowing all tokens."),
+                io.String.Output(
+                    display_name="trigger_words", tooltip="The tokens, a line per concept."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, fused_name, **kwargs):
+        return fingerprint(FUSED, fused_name)
+
+    @classmethod
+    def execute(cls, model, clip, fused_name, allow_other_base=False) -> io.NodeOutput:
+        fused = read_fused(path_of(FUSED, fused_name))
+        return io.NodeOutput(
+            *apply_fused(model, clip, fused, allow_other_base), fused.trigger_words
+        )
+
+
+NODES = [FuseConcepts, SaveFused, LoadFused]
