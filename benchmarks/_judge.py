@@ -17,14 +17,15 @@ SIZES = (17, 19, 21, 23, 25, 27)  # of a sprite on that grid
 STRIDE = 2
 OUTSIDE = 0.5  # weight of a pixel that the sprite does not explain
 
-# For boxes asked for by place: centre and side, fractions of the canvas' height; `n` stand in a row.
+# Side of the box of one of n in a row, a fraction of the canvas' height.
 BOX_SIDE = {("square", 1): 0.92, ("square", 2): 0.54, ("square", 3): 0.38, ("wide", 1): 0.94}
 
 
 def box_of_place(
     i: int, n: int, width: int, height: int, centres=((0.5,), (0.26, 0.74), (0.18, 0.5, 0.82))
 ):
-    """The box in which the i-th of n characters is asked for, fractions x0 y0 x1 y1 of the canvas."""
+    """The box in which the i-th of n characters is asked for, fractions x0 y0 x1 y1 of the
+    canvas."""
     wide = width > height
     side = BOX_SIDE.get(("wide", 1)) if wide else BOX_SIDE[("square", n)]
     x, y = centres[n - 1][i] * width / height, 0.54

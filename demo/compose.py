@@ -3,23 +3,42 @@
 Pictures are (height, width, 3) uint8; boxes are fractions of the canvas, x0 y0 x1 y1.
 Captions are simple and regular: "a fox on the left, a dog on the right, red background".
 """
+
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-COLOURS = {"red": (214, 60, 56), "orange": (240, 150, 60), "yellow": (246, 220, 90), "green": (88, 176, 92),
-           "blue": (72, 128, 220), "purple": (140, 90, 190), "pink": (246, 170, 200), "white": (248, 248, 248),
-           "gray": (150, 150, 150), "black": (24, 24, 28)}
+COLOURS = {
+    "red": (214, 60, 56),
+    "orange": (240, 150, 60),
+    "yellow": (246, 220, 90),
+    "green": (88, 176, 92),
+    "blue": (72, 128, 220),
+    "purple": (140, 90, 190),
+    "pink": (246, 170, 200),
+    "white": (248, 248, 248),
+    "gray": (150, 150, 150),
+    "black": (24, 24, 28),
+}
 # sky, ground, height of the horizon
-SCENES = {"beach": ((140, 205, 245), (240, 215, 150), .62), "meadow": ((165, 215, 250), (110, 190, 80), .60),
-          "night": ((22, 26, 70), (30, 50, 60), .75), "snow": ((190, 215, 235), (245, 248, 255), .60),
-          "desert": ((250, 190, 120), (215, 150, 80), .58), "sea": ((180, 225, 250), (40, 110, 190), .45)}
+SCENES = {
+    "beach": ((140, 205, 245), (240, 215, 150), 0.62),
+    "meadow": ((165, 215, 250), (110, 190, 80), 0.60),
+    "night": ((22, 26, 70), (30, 50, 60), 0.75),
+    "snow": ((190, 215, 235), (245, 248, 255), 0.60),
+    "desert": ((250, 190, 120), (215, 150, 80), 0.58),
+    "sea": ((180, 225, 250), (40, 110, 190), 0.45),
+}
 BACKGROUNDS = [*COLOURS, *SCENES]
 # centres of the places, fractions of the width
-PLACES = {1: {"": .5}, 2: {"left": .26, "right": .74}, 3: {"left": .18, "middle": .5, "right": .82},
-          4: {"far left": .125, "left": .375, "right": .625, "far right": .875}}
-NUMBER_ODDS = {"square": (.55, .35, .10, 0.), "wide": (.1, .35, .4, .15)}
+PLACES = {
+    1: {"": 0.5},
+    2: {"left": 0.26, "right": 0.74},
+    3: {"left": 0.18, "middle": 0.5, "right": 0.82},
+    4: {"far left": 0.125, "left": 0.375, "right": 0.625, "far right": 0.875},
+}
+NUMBER_ODDS = {"square": (0.55, 0.35, 0.10, 0.0), "wide": (0.1, 0.35, 0.4, 0.15)}
 
 
 @dataclass
@@ -28,7 +47,9 @@ class Scene:
     caption: str
     words: list[str]
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    masks: list[np.ndarray] = field(default_factory=list)  # (height, width) uint8 each, 255 where the sprite shows
+    masks: list[np.ndarray] = field(
+        default_factory=list
+    )  # (height, width) uint8 each, 255 where the sprite shows
 
 
 def article(word: str) -> str:
@@ -38,7 +59,10 @@ def article(word: str) -> str:
 def caption_of(words: list[str], places: list[str], background: str) -> str:
     """-> "a fox on the left, a dog on the right, red background"; a place "" is not named."""
     where = {"": "", "middle": " in the middle"}
-    parts = [article(word) + where.get(place, f" on the {place}") for word, place in zip(words, places)]
+    parts = [
+        article(word) + where.get(place, f" on the {place}")
+        for word, place in zip(words, places, strict=True)
+    ]
     return ", ".join(parts + ([f"{background} background"] if background else []))
 
 
@@ -46,70 +70,95 @@ def draw_background(name: str, width: int, height: int, rng: np.random.Generator
     """-> (height, width, 3) float32 in 0..255"""
     jitter = rng.normal(0, 4, 3)
     if name in COLOURS:
-        return np.clip(np.broadcast_to(np.array(COLOURS[name]) + jitter, (height, width, 3)), 0, 255).astype(np.float32)
+        return np.clip(
+            np.broadcast_to(np.array(COLOURS[name]) + jitter, (height, width, 3)), 0, 255
+        ).astype(np.float32)
     sky, ground, horizon = SCENES[name]
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     x = np.linspace(0, width / height, width, dtype=np.float32)[None, :, None]
     picture = np.array(sky, np.float32) + (1 - y) * -18 + jitter + 0 * x
-    line = horizon + rng.normal(0, .02)
+    line = horizon + rng.normal(0, 0.02)
     if name in ("meadow", "desert", "snow"):
-        line = line + .04 * np.sin(2.2 * x + rng.uniform(0, 6.3))
-    picture = np.where(y > line, np.array(ground, np.float32) + (y - .8) * 20 + jitter, picture)
+        line = line + 0.04 * np.sin(2.2 * x + rng.uniform(0, 6.3))
+    picture = np.where(y > line, np.array(ground, np.float32) + (y - 0.8) * 20 + jitter, picture)
     if name == "beach":
-        picture = np.where((y > line - .14) & (y <= line), np.array((60, 150, 200), np.float32), picture)
+        picture = np.where(
+            (y > line - 0.14) & (y <= line), np.array((60, 150, 200), np.float32), picture
+        )
     if name == "night":
-        cx, cy = rng.uniform(.1, width / height - .1), rng.uniform(.1, .2)
-        picture = np.where((x - cx) ** 2 + (y - cy) ** 2 < .005, np.array((250, 240, 190), np.float32), picture)
+        cx, cy = rng.uniform(0.1, width / height - 0.1), rng.uniform(0.1, 0.2)
+        picture = np.where(
+            (x - cx) ** 2 + (y - cy) ** 2 < 0.005, np.array((250, 240, 190), np.float32), picture
+        )
     if name == "sea":
         picture = picture + np.where(y > line, 10 * np.sin(40 * y + 2 * np.sin(3 * x)), 0)
     return np.clip(picture, 0, 255).astype(np.float32)
 
 
 def paste(picture: np.ndarray, sprite: np.ndarray, size: int, cx: float, cy: float):
-    """Draws `sprite` (s, s, 4) at `size` px, centred at pixels cx, cy; -> its mask and box, or clipped ones."""
+    """Draws `sprite` (s, s, 4) at `size` px, centred at pixels cx, cy; -> its mask and box, or
+    clipped ones."""
     height, width = picture.shape[:2]
-    small = np.asarray(Image.fromarray(sprite).resize((size, size), Image.BOX if size * 2 < sprite.shape[0] else Image.BILINEAR))
+    small = np.asarray(
+        Image.fromarray(sprite).resize(
+            (size, size), Image.BOX if size * 2 < sprite.shape[0] else Image.BILINEAR
+        )
+    )
     x0 = int(np.clip(round(cx - size / 2), 0, width - size))
     y0 = int(np.clip(round(cy - size / 2), 0, height - size))
     alpha = small[..., 3:].astype(np.float32) / 255
-    area = picture[y0:y0 + size, x0:x0 + size]
+    area = picture[y0 : y0 + size, x0 : x0 + size]
     area += alpha * (small[..., :3] - area)
     mask = np.zeros((height, width), np.uint8)
-    mask[y0:y0 + size, x0:x0 + size] = small[..., 3]
+    mask[y0 : y0 + size, x0 : x0 + size] = small[..., 3]
     return mask, (x0 / width, y0 / height, (x0 + size) / width, (y0 + size) / height)
 
 
-def compose(sprites: dict[str, np.ndarray], words: list[str], background: str, shape: str, rng: np.random.Generator,
-            size: int = 128, name_background: bool = True) -> Scene:
-    """One scene of `words` from left to right; `shape` "square" (size x size) or "wide" (3 size x size)."""
+def compose(
+    sprites: dict[str, np.ndarray],
+    words: list[str],
+    background: str,
+    shape: str,
+    rng: np.random.Generator,
+    size: int = 128,
+    name_background: bool = True,
+) -> Scene:
+    """One scene of `words` from left to right; `shape` "square" (size x size) or "wide" (3 size x
+    size)."""
     width, n = (size if shape == "square" else 3 * size), len(words)
     picture = draw_background(background, width, size, rng)
     slot = width / max(n, 1)
     places = PLACES[n]
-    if n == 1 and (shape == "wide" or rng.random() < .25):  # one alone may also stand aside
+    if n == 1 and (shape == "wide" or rng.random() < 0.25):  # one alone may also stand aside
         word = str(rng.choice(["left", "middle", "right"]))
         places, slot = {word: PLACES[3][word]}, width / 2
-    scene = Scene(picture, caption_of(words, list(places), background if name_background else ""), list(words))
-    for word, centre in zip(words, places.values()):
-        largest = min(slot * .98, size * .82)
-        sprite_size = int(rng.uniform(.82, 1.) * largest)
-        cx = centre * width + rng.normal(0, .02) * size
-        cy = size * rng.uniform(.5, .6)
+    scene = Scene(
+        picture, caption_of(words, list(places), background if name_background else ""), list(words)
+    )
+    for word, centre in zip(words, places.values(), strict=True):
+        largest = min(slot * 0.98, size * 0.82)
+        sprite_size = int(rng.uniform(0.82, 1.0) * largest)
+        cx = centre * width + rng.normal(0, 0.02) * size
+        cy = size * rng.uniform(0.5, 0.6)
         mask, box = paste(picture, sprites[word], sprite_size, cx, cy)
         for earlier in scene.masks:
             earlier[mask > 127] = 0
         scene.masks.append(mask)
         scene.boxes.append(box)
-    scene.picture = np.clip(picture + .5, 0, 255).astype(np.uint8)
+    scene.picture = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     return scene
 
 
-def random_scene(sprites, words: list[str], shape: str, rng: np.random.Generator, size: int = 128) -> Scene:
+def random_scene(
+    sprites, words: list[str], shape: str, rng: np.random.Generator, size: int = 128
+) -> Scene:
     """A scene of one to four different characters out of `words`."""
     n = 1 + int(rng.choice(4, p=NUMBER_ODDS[shape]))
     chosen = [str(w) for w in rng.choice(words, n, replace=False)]
-    scene = compose(sprites, chosen, str(rng.choice(BACKGROUNDS)), shape, rng, size, rng.random() > .06)
-    if rng.random() < .12:
+    scene = compose(
+        sprites, chosen, str(rng.choice(BACKGROUNDS)), shape, rng, size, rng.random() > 0.06
+    )
+    if rng.random() < 0.12:
         scene.caption = str(rng.choice(["a photo of ", "a picture of "])) + scene.caption
     return scene
 

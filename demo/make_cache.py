@@ -1,7 +1,9 @@
 """Compose pictures and keep their latents and caption tokens: the training set of train.py.
 
-    COMFYUI_PATH=... python demo/make_cache.py --sprites sprites.npz --vae vae.safetensors --squares 12000 --wides 3000 --out cache.safetensors
+COMFYUI_PATH=... python demo/make_cache.py --sprites sprites.npz --vae vae.safetensors --squares
+12000 --wides 3000 --out cache.safetensors
 """
+
 import argparse
 import logging
 import multiprocessing
@@ -9,25 +11,30 @@ import os
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-
 from characters import all_characters, base_characters
 from compose import BACKGROUNDS, random_scene, read_sprites
+from safetensors.torch import load_file, save_file
 from start_comfy import start_comfy
 
-# Words without a picture in the cache that still get a token row of their own (templates of trainers, plain talk).
-EXTRA_WORDS = ("a photo of a close-up picture the one with and in at on under sky beside next to good cool nice small big "
-               "bright dark cropped rendition depiction far left middle right background style my")
+# Words that captions here do not have and that still get a token row (trainers' templates).
+EXTRA_WORDS = (
+    "a photo of a close-up picture the one with and in at on under sky beside next "
+    "to good cool nice small big bright dark cropped rendition depiction far left middle right background style my"
+)
 
 
 def new_tokenizer():
     from comfy.sd1_clip import SDTokenizer
+
     return SDTokenizer(embedding_size=128)
 
 
 def token_ids(tokenizer, texts: list[str]) -> torch.Tensor:
     """-> (n, 77) int32"""
-    return torch.tensor([[pair[0] for pair in tokenizer.tokenize_with_weights(text)[0]] for text in texts], dtype=torch.int32)
+    return torch.tensor(
+        [[pair[0] for pair in tokenizer.tokenize_with_weights(text)[0]] for text in texts],
+        dtype=torch.int32,
+    )
 
 
 def compose_part(job):
@@ -53,6 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     start_comfy(args.processes)
     from train_vae import encode, new_vae
+
     vae = new_vae()
     vae.load_state_dict(load_file(args.vae))
     vae = vae.to(memory_format=torch.channels_last)
@@ -60,23 +68,41 @@ def main() -> None:
     vae, tokenizer = vae.to(device), new_tokenizer()
     sprites, words = read_sprites(args.sprites), [c.word for c in base_characters(args.world)]
     out = {"empty": token_ids(tokenizer, [""])[0]}
-    known = " ".join([EXTRA_WORDS, *BACKGROUNDS, *(c.class_word for c in all_characters(args.world))])
-    out["extra_rows"] = torch.cat([token_ids(tokenizer, [word])[0] for word in known.split()]).unique()
+    known = " ".join(
+        [EXTRA_WORDS, *BACKGROUNDS, *(c.class_word for c in all_characters(args.world))]
+    )
+    out["extra_rows"] = torch.cat(
+        [token_ids(tokenizer, [word])[0] for word in known.split()]
+    ).unique()
     for number, (shape, count) in enumerate((("square", args.squares), ("wide", args.wides))):
-        jobs = [(sprites, words, shape, 200, args.size, args.seed * 100003 + number * 50021 + i) for i in range(-(-count // 200))]
+        jobs = [
+            (sprites, words, shape, 200, args.size, args.seed * 100003 + number * 50021 + i)
+            for i in range(-(-count // 200))
+        ]
         latents, captions = [], []
         with multiprocessing.get_context("fork").Pool(args.processes) as pool:
             for pictures, texts in pool.imap(compose_part, jobs):
                 captions += texts
                 for part in torch.from_numpy(pictures).split(50):
-                    x = part.permute(0, 3, 1, 2).to(device).float().div(255)  # channels last in memory
+                    x = (
+                        part.permute(0, 3, 1, 2).to(device).float().div(255)
+                    )  # channels last in memory
                     with torch.autocast(device, torch.bfloat16):
                         latents.append(encode(vae, x).half().cpu().contiguous())
                 if len(captions) % 1000 == 0:
                     logging.info("%s: %d pictures", shape, len(captions))
-        out[f"{shape}.latents"], out[f"{shape}.ids"] = torch.cat(latents), token_ids(tokenizer, captions)
+        out[f"{shape}.latents"], out[f"{shape}.ids"] = (
+            torch.cat(latents),
+            token_ids(tokenizer, captions),
+        )
         x = out[f"{shape}.latents"].float()
-        logging.info("%s: latents %s, mean %s, std %s", shape, tuple(x.shape), x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).tolist())
+        logging.info(
+            "%s: latents %s, mean %s, std %s",
+            shape,
+            tuple(x.shape),
+            x.mean((0, 2, 3)).tolist(),
+            x.std((0, 2, 3)).tolist(),
+        )
     save_file(out, args.out + ".part")
     os.replace(args.out + ".part", args.out)
 

@@ -1,14 +1,14 @@
 """Sprites of 48 px for the judge of identity (benchmarks/identity.py) -> demo/judge.npz.
 
-    python demo/make_judge.py --sprites sprites.npz
+python demo/make_judge.py --sprites sprites.npz
 """
+
 import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from compose import read_sprites
+from PIL import Image
 
 
 def main() -> None:
@@ -16,7 +16,10 @@ def main() -> None:
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--out", default=Path(__file__).parent / "judge.npz")
     args = parser.parse_args()
-    small = {word: np.asarray(Image.fromarray(sprite).resize((48, 48), Image.LANCZOS)) for word, sprite in read_sprites(args.sprites).items()}
+    small = {
+        word: np.asarray(Image.fromarray(sprite).resize((48, 48), Image.LANCZOS))
+        for word, sprite in read_sprites(args.sprites).items()
+    }
     np.savez_compressed(args.out, **small)
 
 

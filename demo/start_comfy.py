@@ -1,4 +1,7 @@
-"""Makes ComfyUI's `comfy` package importable in a plain script: `COMFYUI_PATH` names the ComfyUI folder."""
+"""Makes ComfyUI's `comfy` package importable in a plain script: `COMFYUI_PATH` names the ComfyUI
+folder."""
+
+import contextlib
 import os
 import sys
 
@@ -19,16 +22,17 @@ def start_comfy(threads: int = 0) -> None:
     if not torch.cuda.is_available():
         _declare_torchvision_operators()
         import comfy.cli_args
+
         comfy.cli_args.args.cpu = True
-        comfy.cli_args.args.use_pytorch_cross_attention = True  # the fastest here, and it has a gradient
+        comfy.cli_args.args.use_pytorch_cross_attention = (
+            True  # the fastest here, and it has a gradient
+        )
 
 
 def _declare_torchvision_operators() -> None:
     """torchvision of another build than torch's looks for these two names when imported."""
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
-        try:
+        with contextlib.suppress(RuntimeError):  # already there
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:
-            pass  # already there
     _declare_torchvision_operators.keep = library

@@ -1,11 +1,16 @@
-"""Train UNet and text encoder of the miniature world on a cache of latents. Can be stopped and resumed at any time.
+"""Train UNet and text encoder of the miniature world on a cache of latents. Can be stopped and
+resumed at any time.
 
-    COMFYUI_PATH=... python demo/train.py --cache cache.safetensors --vae vae.safetensors --state state.pt --minutes 60
+    COMFYUI_PATH=... python demo/train.py --cache cache.safetensors --vae vae.safetensors --state
+    state.pt --minutes 60
 
 Every `--sheet-minutes` it writes a contact sheet and `--out`, a checkpoint of the averaged weights.
-On a CPU `--workers` processes of one thread each train the same shared weights without waiting for each other
-(Hogwild, Recht et al. 2011): on a machine that others use too, threads that wait for each other lose most of the time.
+On a CPU `--workers` processes of one thread each train the same shared weights without waiting for
+each other
+(Hogwild, Recht et al. 2011): on a machine that others use too, threads that wait for each other
+lose most of the time.
 """
+
 import argparse
 import copy
 import logging
@@ -14,22 +19,31 @@ import os
 import time
 
 import torch
-from safetensors.torch import load_file
-
 from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention
+from safetensors.torch import load_file
 from start_comfy import start_comfy
 
 OPTIONS = {"optimized_attention_override": plain_attention}
 
 
 class Cache:
-    """Latents and captions: `<shape>.latents` (n, 4, h, w) fp16, `<shape>.ids` (n, 77), `empty` (77,)"""
+    """Latents and captions: `<shape>.latents` (n, 4, h, w) fp16, `<shape>.ids` (n, 77), `empty`
+    (77,)"""
 
     def __init__(self, path: str, device: str):
         tensors = load_file(path)
         self.empty = tensors.pop("empty").long().to(device)
-        self.shapes = {name: (tensors[f"{name}.latents"].to(device), tensors[f"{name}.ids"].to(device)) for name in ("square", "wide")}
-        ids = torch.cat([self.empty, *(pair[1].flatten().long() for pair in self.shapes.values()), tensors["extra_rows"].long().to(device)])
+        self.shapes = {
+            name: (tensors[f"{name}.latents"].to(device), tensors[f"{name}.ids"].to(device))
+            for name in ("square", "wide")
+        }
+        ids = torch.cat(
+            [
+                self.empty,
+                *(pair[1].flatten().long() for pair in self.shapes.values()),
+                tensors["extra_rows"].long().to(device),
+            ]
+        )
         self.token_rows = ids.unique().cpu()
 
     def batch(self, name: str, size: int, drop: float):
@@ -49,7 +63,12 @@ def loss_of(unet, text, latents, ids, alphas, bf16: bool) -> torch.Tensor:
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     context = text(ids)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        predicted = unet(noisy, t, context=context, transformer_options=OPTIONS if bf16 and device.type == "cpu" else {})
+        predicted = unet(
+            noisy,
+            t,
+            context=context,
+            transformer_options=OPTIONS if bf16 and device.type == "cpu" else {},
+        )
     snr = (a / (1 - a)).flatten()
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
 
@@ -61,20 +80,33 @@ def main() -> None:
         parser.add_argument(name, required=True)
     parser.add_argument("--sheets", default="sheets", help="folder for the contact sheets")
     parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--minutes", type=float, default=60, help="of all runs together; the rate falls to zero until then")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=60,
+        help="of all runs together; the rate falls to zero until then",
+    )
     parser.add_argument("--sheet-minutes", type=float, default=8)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--wide-share", type=float, default=.2, help="share of steps on wide pictures (of a third of the batch)")
-    parser.add_argument("--drop", type=float, default=.1)
-    parser.add_argument("--ema", type=float, default=.998)
+    parser.add_argument(
+        "--wide-share",
+        type=float,
+        default=0.2,
+        help="share of steps on wide pictures (of a third of the batch)",
+    )
+    parser.add_argument("--drop", type=float, default=0.1)
+    parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
-    parser.add_argument("--threads", type=int, default=0, help="of each worker; 1 with more than one worker")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of each worker; 1 with more than one worker"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start_comfy(1 if args.workers > 1 else args.threads)
     import export  # after ComfyUI, which it uses
+
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cache = Cache(args.cache, device)
@@ -82,72 +114,123 @@ def main() -> None:
     unet = new_unet(unet_config).to(device)
     text = TextEncoder(text_config, cache.token_rows).to(device)
     trained = [*unet.parameters(), *text.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(.9, .99), weight_decay=.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     averaged = [p.detach().clone() for p in trained]
-    step, seen, minutes = 0, 0, 0.
+    step, seen, minutes = 0, 0, 0.0
     if os.path.exists(args.state):
         state = torch.load(args.state, map_location=device, weights_only=True)
-        for p, a, new, new_average in zip(trained, averaged, state["weights"], state["averaged"], strict=True):
+        for p, a, new, new_average in zip(
+            trained, averaged, state["weights"], state["averaged"], strict=True
+        ):
             p.data.copy_(new)
             a.copy_(new_average)
         optimizer.load_state_dict(state["optimizer"])
         step, seen, minutes = state["step"], state["seen"], state["minutes"]
-    logging.info("%.2f M + %.2f M parameters, %d token rows", sum(p.numel() for p in unet.parameters()) / 1e6,
-                 sum(p.numel() for p in text.parameters()) / 1e6, len(cache.token_rows))
+    logging.info(
+        "%.2f M + %.2f M parameters, %d token rows",
+        sum(p.numel() for p in unet.parameters()) / 1e6,
+        sum(p.numel() for p in text.parameters()) / 1e6,
+        len(cache.token_rows),
+    )
 
     def save():
-        torch.save({"weights": [p.detach() for p in trained], "averaged": averaged, "optimizer": optimizer.state_dict(),
-                    "step": int(counts[0]), "seen": int(counts[1]), "minutes": counts[2].item()}, args.state + ".part")
+        torch.save(
+            {
+                "weights": [p.detach() for p in trained],
+                "averaged": averaged,
+                "optimizer": optimizer.state_dict(),
+                "step": int(counts[0]),
+                "seen": int(counts[1]),
+                "minutes": counts[2].item(),
+            },
+            args.state + ".part",
+        )
         os.replace(args.state + ".part", args.state)
         shown, shown_text = copy.deepcopy(unet), copy.deepcopy(text)
-        for p, a in zip([*shown.parameters(), *shown_text.parameters()], averaged):
+        for p, a in zip([*shown.parameters(), *shown_text.parameters()], averaged, strict=True):
             p.data = a.clone()
-        export.write_checkpoint(args.out, shown, unet_config, shown_text, text_config, args.vae, {"pictures_seen": int(counts[1]), "steps": int(counts[0])})
-        export.write_contact_sheet(args.sheets, f"{int(counts[2]):03d}", shown, shown_text, args.vae, cache.empty)
+        export.write_checkpoint(
+            args.out,
+            shown,
+            unet_config,
+            shown_text,
+            text_config,
+            args.vae,
+            {"pictures_seen": int(counts[1]), "steps": int(counts[0])},
+        )
+        export.write_contact_sheet(
+            args.sheets, f"{int(counts[2]):03d}", shown, shown_text, args.vae, cache.empty
+        )
 
     counts = torch.tensor([float(step), float(seen), minutes]).double().share_memory_()
     for worker in range(1, args.workers):
         for p in trained:
             p.data.share_memory_()
         torch.multiprocessing.get_context("fork").Process(
-            target=run, daemon=True, args=(args, worker, unet, text, cache, optimizer, counts, averaged, None)).start()
+            target=run,
+            daemon=True,
+            args=(args, worker, unet, text, cache, optimizer, counts, averaged, None),
+        ).start()
     run(args, 0, unet, text, cache, optimizer, counts, averaged, save)
 
 
 def rate_at(done: float, step: float, highest: float) -> float:
-    """Rises over 200 steps, stays until half of the time is over, then falls to zero as a cosine."""
-    return highest * min(1., (step + 1) / 200) * (1. if done < .5 else .5 + .5 * math.cos(math.pi * (done - .5) * 2))
+    """Rises over 200 steps, stays until half of the time is over, then falls to zero as a
+    cosine."""
+    return (
+        highest
+        * min(1.0, (step + 1) / 200)
+        * (1.0 if done < 0.5 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.5) * 2))
+    )
 
 
 def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> None:
-    """One worker's training loop. `counts` (shared): steps, pictures, minutes. Worker 0 averages, logs and saves."""
+    """One worker's training loop. `counts` (shared): steps, pictures, minutes. Worker 0 averages,
+    logs and saves."""
     torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
     trained = [*unet.parameters(), *text.parameters()]
-    alphas, recent, own = ALPHAS.to(cache.empty.device), 0., 0
-    clock, next_sheet, logged = time.time(), counts[2].item() + min(4., args.sheet_minutes), (time.time(), counts[1].item())
+    alphas, recent, own = ALPHAS.to(cache.empty.device), 0.0, 0
+    clock, next_sheet, logged = (
+        time.time(),
+        counts[2].item() + min(4.0, args.sheet_minutes),
+        (time.time(), counts[1].item()),
+    )
     while (minutes := counts[2].item()) < args.minutes:
         rate = rate_at(minutes / args.minutes, counts[0].item(), args.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
         wide = torch.rand(()).item() < args.wide_share
-        latents, ids = cache.batch("wide" if wide else "square", args.batch // 3 if wide else args.batch, args.drop)
+        latents, ids = cache.batch(
+            "wide" if wide else "square", args.batch // 3 if wide else args.batch, args.drop
+        )
         loss = loss_of(unet, text, latents, ids, alphas, not args.fp32)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         counts[0] += 1
         counts[1] += len(latents)
         own, recent = own + 1, recent + loss.item()
         if worker:
             continue
-        torch._foreach_lerp_(averaged, [p.detach() for p in trained], 1 - min(args.ema, own / (own + 10)))
+        torch._foreach_lerp_(
+            averaged, [p.detach() for p in trained], 1 - min(args.ema, own / (own + 10))
+        )
         counts[2] += (time.time() - clock) / 60
         clock = time.time()
         if own % 100 == 0:
-            logging.info("%.1f min, step %d, pictures %d (%.1f/s), loss %.4f, rate %.2g", minutes, counts[0], counts[1],
-                         (counts[1].item() - logged[1]) / (time.time() - logged[0]), recent / 100, rate)
-            recent, logged = 0., (time.time(), counts[1].item())
+            logging.info(
+                "%.1f min, step %d, pictures %d (%.1f/s), loss %.4f, rate %.2g",
+                minutes,
+                counts[0],
+                counts[1],
+                (counts[1].item() - logged[1]) / (time.time() - logged[0]),
+                recent / 100,
+                rate,
+            )
+            recent, logged = 0.0, (time.time(), counts[1].item())
         if minutes >= next_sheet:
             save()
             next_sheet, clock = counts[2].item() + args.sheet_minutes, time.time()

@@ -1,34 +1,40 @@
-"""Miniature checkpoints: SD1.5's topology at any width, in one `.safetensors`, built from ComfyUI's own classes.
+"""Miniature checkpoints: SD1.5's topology at any width, built from ComfyUI's own classes.
 
-The file has ComfyUI's key names (`model.diffusion_model.*`, `cond_stage_model.*`, `first_stage_model.*`) and a
-metadata entry `mos_miniature`: JSON with `version`, `unet`, `text_encoder` and `vae`. Of the text encoder's 49408
-token rows only those in use are stored; `TOKEN_ROWS` holds their ids. Nothing global of ComfyUI is changed.
+The file (formats/miniature_file.py) has ComfyUI's key names and a record of its sizes. Nothing
+global of ComfyUI is changed.
 """
 
 import functools
-import json
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import FileFormatError
-
-METADATA_KEY = "mos_miniature"
-VERSION = 1
-VAE_KINDS = ("taesd",)
-
-UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX = "model.diffusion_model.", "cond_stage_model.", "first_stage_model."
-TOKEN_TABLE = "transformer.text_model.embeddings.token_embedding.weight"  # (rows in use, width)
-TOKEN_ROWS = "transformer.text_model.embeddings.token_embedding.rows"  # (rows in use,) int64 token ids
-VOCABULARY = 49408
+from ..formats.miniature_file import (
+    CLIP_PREFIX,
+    TOKEN_ROWS,
+    TOKEN_TABLE,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    complete_token_table,
+    read_miniature_metadata,
+    read_miniature_tensors,
+)
 
 # What makes SD1.5's topology: 16 cross-attention layers, in the first three levels and the middle.
 SD15_TOPOLOGY = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "num_res_blocks": [2, 2, 2, 2],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
     "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False,
-    "adm_in_channels": None, "use_temporal_attention": False, "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "legacy": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "num_head_channels": -1,
 }
 UNET_KEYS = ("model_channels", "channel_mult", "context_dim", "num_heads")
 TEXT_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
@@ -40,42 +46,33 @@ def load_miniature(path, embedding_directory=None):
     `embedding_directory` is where ComfyUI's `embedding:name` looks. Raises FileFormatError.
     """
     config = read_miniature_metadata(path)
-    tensors = _read_tensors(path)
-    parts = {prefix: {key[len(prefix):]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-             for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)}
+    tensors = read_miniature_tensors(path)
+    parts = {
+        prefix: {
+            key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)
+        }
+        for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)
+    }
     for prefix, part in parts.items():
         if not part:
-            raise FileFormatError(f"'{path}' has no weights under '{prefix}': the miniature checkpoint is incomplete.")
-    return (build_unet(config["unet"], parts[UNET_PREFIX]),
-            build_clip(config["text_encoder"], parts[CLIP_PREFIX], embedding_directory),
-            build_vae(parts[VAE_PREFIX]))
-
-
-def read_miniature_metadata(path) -> dict:
-    """The checkpoint's `mos_miniature` record; raises FileFormatError if the file is none or is of another version."""
-    with _open(path) as file:
-        text = (file.metadata() or {}).get(METADATA_KEY)
-    if text is None:
-        raise FileFormatError(f"'{path}' is not a miniature checkpoint (no '{METADATA_KEY}' in its metadata). "
-                              "Load ordinary checkpoints with ComfyUI's Load Checkpoint.")
-    try:
-        config = json.loads(text)
-        version, kind = config["version"], config["vae"]
-        config["unet"], config["text_encoder"]  # noqa: B018
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"'{path}': the miniature metadata cannot be read ({error!r}).") from error
-    if version != VERSION:
-        raise FileFormatError(f"'{path}' is a miniature checkpoint of version {version}; this pack reads {VERSION}.")
-    if kind not in VAE_KINDS:
-        raise FileFormatError(f"'{path}' has a VAE of kind '{kind}'; known: {', '.join(VAE_KINDS)}.")
-    return config
+            raise FileFormatError(
+                f"'{path}' has no weights under '{prefix}': the miniature checkpoint is incomplete."
+            )
+    return (
+        build_unet(config["unet"], parts[UNET_PREFIX]),
+        build_clip(config["text_encoder"], parts[CLIP_PREFIX], embedding_directory),
+        build_vae(parts[VAE_PREFIX]),
+    )
 
 
 def build_unet(config: dict, state_dict: dict):
-    """An SD1.5-shaped UNet of any width -> comfy ModelPatcher (epsilon prediction, SD1.5's noise schedule).
+    """An SD1.5-shaped UNet of any width -> comfy ModelPatcher (epsilon prediction, SD1.5's noise
+    schedule).
 
-    `config`: `model_channels`, `channel_mult` (4 levels), `context_dim`, `num_heads`; other keys of ComfyUI's UNetModel
-    override SD15_TOPOLOGY. `state_dict`: the UNet's own key names, without a prefix; every weight must be there.
+    `config`: `model_channels`, `channel_mult` (4 levels), `context_dim`, `num_heads`; other keys
+    of ComfyUI's UNetModel
+    override SD15_TOPOLOGY. `state_dict`: the UNet's own key names, without a prefix; every weight
+    must be there.
     """
     import comfy.model_management as management
     import comfy.model_patcher
@@ -85,14 +82,20 @@ def build_unet(config: dict, state_dict: dict):
     _check_keys(config, UNET_KEYS, "UNet")
 
     class MiniatureSD15(comfy.supported_models.SD15):
-        unet_extra_config = {}  # heads come from the configuration
+        unet_extra_config = {}  # noqa: RUF012  heads come from the configuration
 
     model_config = MiniatureSD15({**SD15_TOPOLOGY, **config})
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     supported = list(model_config.supported_inference_dtypes)
-    dtype = management.unet_dtype(device=load_device, model_params=comfy.utils.calculate_parameters(state_dict),
-                                  supported_dtypes=supported, weight_dtype=comfy.utils.weight_dtype(state_dict))
-    model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device, supported))
+    dtype = management.unet_dtype(
+        device=load_device,
+        model_params=comfy.utils.calculate_parameters(state_dict),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
+    )
+    model_config.set_inference_dtype(
+        dtype, management.unet_manual_cast(dtype, load_device, supported)
+    )
     model = model_config.get_model({}, "", device=offload_device)
     _load_exactly(model.diffusion_model, state_dict, "UNet")
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -102,8 +105,10 @@ def build_unet(config: dict, state_dict: dict):
 def build_clip(config: dict, state_dict: dict, embedding_directory=None):
     """A CLIP text encoder of any width with ComfyUI's stock SD1 tokenizer -> comfy.sd.CLIP.
 
-    `config`: `hidden_size`, `intermediate_size`, `num_attention_heads`, `num_hidden_layers` and other CLIP settings.
-    `state_dict`: `transformer.text_model.*`. Its token table may be partial, see `complete_token_table`.
+    `config`: `hidden_size`, `intermediate_size`, `num_attention_heads`, `num_hidden_layers` and
+    other CLIP settings.
+    `state_dict`: `transformer.text_model.*`. Its token table may be partial, see
+    `complete_token_table`.
     """
     import comfy.model_management as management
     import comfy.sd
@@ -114,57 +119,62 @@ def build_clip(config: dict, state_dict: dict, embedding_directory=None):
     width, state_dict = config["hidden_size"], dict(state_dict)
     if TOKEN_TABLE not in state_dict:
         raise FileFormatError(f"The text encoder has no token table ('{TOKEN_TABLE}').")
-    state_dict[TOKEN_TABLE] = complete_token_table(state_dict[TOKEN_TABLE], state_dict.pop(TOKEN_ROWS, None))
+    state_dict[TOKEN_TABLE] = complete_token_table(
+        state_dict[TOKEN_TABLE], state_dict.pop(TOKEN_ROWS, None)
+    )
     state_dict.setdefault("transformer.text_projection.weight", torch.eye(width))
-    state_dict.setdefault("logit_scale", torch.tensor(4.6055))  # CLIP's; not used by a text encoder alone
+    state_dict.setdefault(
+        "logit_scale", torch.tensor(4.6055)
+    )  # CLIP's; not used by a text encoder alone
     model_options = {"clip_l_model_config": dict(config)}
     if management.is_device_cpu(management.text_encoder_device()):
         model_options["dtype"] = torch.float32
     clip = comfy.sd.CLIP(
-        ClipTarget(SD1Tokenizer, SD1ClipModel), embedding_directory=embedding_directory, model_options=model_options,
-        tokenizer_data={"clip_l_tokenizer_class": functools.partial(SDTokenizer, embedding_size=width)},
-        parameters=sum(tensor.numel() for tensor in state_dict.values()))
+        ClipTarget(SD1Tokenizer, SD1ClipModel),
+        embedding_directory=embedding_directory,
+        model_options=model_options,
+        tokenizer_data={
+            "clip_l_tokenizer_class": functools.partial(SDTokenizer, embedding_size=width)
+        },
+        parameters=sum(tensor.numel() for tensor in state_dict.values()),
+    )
     _load_exactly(clip.cond_stage_model.clip_l, state_dict, "text encoder")
     return clip
 
 
 def build_vae(state_dict: dict):
-    """A TAESD-shaped VAE, `taesd_encoder.*`, `taesd_decoder.*`, `vae_scale`, `vae_shift` -> comfy.sd.VAE."""
+    """A TAESD-shaped VAE, `taesd_encoder.*`, `taesd_decoder.*`, `vae_scale`, `vae_shift` ->
+    comfy.sd.VAE."""
     import comfy.sd
 
     if "taesd_decoder.1.weight" not in state_dict:
-        raise FileFormatError("The VAE of this miniature checkpoint is not TAESD-shaped (no 'taesd_decoder.1.weight').")
+        raise FileFormatError(
+            "The VAE of this checkpoint is not TAESD-shaped (no 'taesd_decoder.1.weight')."
+        )
     vae = comfy.sd.VAE(sd=dict(state_dict))
     _load_exactly(vae.first_stage_model, state_dict, "VAE")
     return vae
-
-
-def complete_token_table(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """(n, width) learned rows and their token ids (n,) -> (49408, width).
-
-    Without `rows` the table holds the tokens 0 to n-1. A token without a learned row gets the mean of the learned
-    ones: a word that the model has never seen says nothing in particular.
-    """
-    if rows is None:
-        rows = torch.arange(table.shape[0])
-    if len(rows) != table.shape[0] or len(rows) > VOCABULARY or rows.min() < 0 or rows.max() >= VOCABULARY:
-        raise FileFormatError(f"The token table has {table.shape[0]} rows for {len(rows)} token ids; "
-                              f"ids go from 0 to {VOCABULARY - 1}.")
-    full = table.float().mean(0, keepdim=True).to(table.dtype).repeat(VOCABULARY, 1)
-    full[rows.long()] = table
-    return full
 
 
 def _load_exactly(module: torch.nn.Module, state_dict: dict, what: str) -> None:
     expected = module.state_dict()
     missing = [key for key in expected if key not in state_dict]
     unexpected = [key for key in state_dict if key not in expected]
-    wrong = [f"{key} is {tuple(state_dict[key].shape)}, expected {tuple(expected[key].shape)}"
-             for key in expected if key in state_dict and state_dict[key].shape != expected[key].shape]
-    for problem, found in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", wrong)):
+    wrong = [
+        f"{key} is {tuple(state_dict[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state_dict and state_dict[key].shape != expected[key].shape
+    ]
+    for problem, found in (
+        ("lacks", missing),
+        ("has unknown", unexpected),
+        ("has misshapen", wrong),
+    ):
         if found:
-            raise FileFormatError(f"The {what} {problem} weights: {'; '.join(found[:3])} ({len(found)} in all). "
-                                  "Weights and configuration do not belong together.")
+            raise FileFormatError(
+                f"The {what} {problem} weights: {'; '.join(found[:3])} ({len(found)} in all). "
+                "Weights and configuration do not belong together."
+            )
     module.load_state_dict(state_dict)
 
 
@@ -172,15 +182,3 @@ def _check_keys(config: dict, keys: tuple, what: str) -> None:
     missing = [key for key in keys if key not in config]
     if missing:
         raise FileFormatError(f"The {what} configuration lacks: {', '.join(missing)}.")
-
-
-def _open(path):
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"'{path}' cannot be read as .safetensors: {error}.") from error
-
-
-def _read_tensors(path) -> dict:
-    with _open(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}

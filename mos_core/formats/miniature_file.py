@@ -1,0 +1,94 @@
+"""The miniature checkpoint's file: `.safetensors` in ComfyUI's key names, with a record of its
+sizes.
+
+The metadata entry `mos_miniature` is JSON with `version`, `unet`, `text_encoder` and `vae`. Of the
+text encoder's 49408 token rows only those in use are stored; TOKEN_ROWS holds their ids.
+"""
+
+import json
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import FileFormatError
+
+METADATA_KEY = "mos_miniature"
+VERSION = 1
+VAE_KINDS = ("taesd",)
+
+UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX = (
+    "model.diffusion_model.",
+    "cond_stage_model.",
+    "first_stage_model.",
+)
+TOKEN_TABLE = "transformer.text_model.embeddings.token_embedding.weight"  # (rows in use, width)
+TOKEN_ROWS = (
+    "transformer.text_model.embeddings.token_embedding.rows"  # (rows in use,) int64 token ids
+)
+VOCABULARY = 49408
+
+
+def read_miniature_metadata(path) -> dict:
+    """The checkpoint's `mos_miniature` record; raises FileFormatError if the file is none or is of
+    another version."""
+    with _open(path) as file:
+        text = (file.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        raise FileFormatError(
+            f"'{path}' is not a miniature checkpoint (no '{METADATA_KEY}' in its metadata). "
+            "Load ordinary checkpoints with ComfyUI's Load Checkpoint."
+        )
+    try:
+        config = json.loads(text)
+        version, kind = config["version"], config["vae"]
+        config["unet"], config["text_encoder"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(
+            f"'{path}': the miniature metadata cannot be read ({error!r})."
+        ) from error
+    if version != VERSION:
+        raise FileFormatError(
+            f"'{path}' is a miniature checkpoint of version {version}; this pack reads {VERSION}."
+        )
+    if kind not in VAE_KINDS:
+        raise FileFormatError(
+            f"'{path}' has a VAE of kind '{kind}'; known: {', '.join(VAE_KINDS)}."
+        )
+    return config
+
+
+def read_miniature_tensors(path) -> dict[str, torch.Tensor]:
+    """Every tensor of the file, on the CPU, as stored."""
+    with _open(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}
+
+
+def complete_token_table(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """(n, width) learned rows and their token ids (n,) -> (49408, width).
+
+    Without `rows` the table holds the tokens 0 to n-1. A token without a learned row gets the mean
+    of the learned
+    ones: a word that the model has never seen says nothing in particular.
+    """
+    if rows is None:
+        rows = torch.arange(table.shape[0])
+    if (
+        len(rows) != table.shape[0]
+        or len(rows) > VOCABULARY
+        or rows.min() < 0
+        or rows.max() >= VOCABULARY
+    ):
+        raise FileFormatError(
+            f"The token table has {table.shape[0]} rows for {len(rows)} token ids; "
+            f"ids go from 0 to {VOCABULARY - 1}."
+        )
+    full = table.float().mean(0, keepdim=True).to(table.dtype).repeat(VOCABULARY, 1)
+    full[rows.long()] = table
+    return full
+
+
+def _open(path):
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(f"'{path}' cannot be read as .safetensors: {error}.") from error
