@@ -126,6 +126,14 @@ def test_a_workflow_explains_itself_in_a_note(file):
     assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])
 
 
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_says_where_the_view_begins(file):
+    """Without it the editor's newer renderer moves nodes and groups apart while it opens the file."""
+    view = json.loads(file.read_text(encoding="utf-8"))["extra"]["ds"]
+    assert 0.6 <= view["scale"] <= 1
+    assert len(view["offset"]) == 2
+
+
 # ------------------------------------------------------------------------- the pages
 
 
