@@ -128,7 +128,7 @@ def test_a_workflow_explains_itself_in_a_note(file):
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_says_where_the_view_begins(file):
-    """Without it the editor's newer renderer moves nodes and groups apart while it opens the file."""
+    """Without it the newer renderer of the editor moves nodes and groups apart."""
     view = json.loads(file.read_text(encoding="utf-8"))["extra"]["ds"]
     assert 0.6 <= view["scale"] <= 1
     assert len(view["offset"]) == 2
