@@ -1,0 +1,134 @@
+"""Exact fusion against the published L-BFGS, on the same rows, at SD1.5's own sizes.
+
+scripts/bench fusion [--concepts 4] [--rows 8192] [--columns 320 640 1280] [--ridge 0]
+
+Rows are random features with a decaying spectrum (some directions vary a thousand times more than
+others, as features of a UNet do), different for every concept, with random rank-4 deltas. Times are
+of one layer from the rows on: `exact` sums and solves; `lbfgs` is PyTorch's optimiser on the rows,
+as the public code runs it (50 steps, history 25, strong Wolfe); `lbfgs_on_sums` is this pack's.
+"""
+
+import argparse
+import json
+import time
+
+import comfy.model_management
+import torch
+
+from mix_of_show.mos_core.fuse.solve import (
+    LBFGS_HISTORY,
+    LBFGS_STEPS_SPATIAL,
+    solve_exact,
+    solve_lbfgs,
+)
+from mix_of_show.mos_core.fuse.sums import Gram, LayerSums
+
+
+def make_rows(columns: int, rows: int, concepts: int, device) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(columns)
+    spectrum = torch.logspace(0, -3, columns)
+    made = []
+    for _ in range(concepts):
+        basis = torch.linalg.qr(torch.randn(columns, columns, generator=generator))[0]
+        values = torch.randn(rows, columns, generator=generator) * spectrum
+        made.append((values @ basis.T).to(device))
+    return made
+
+
+def make_deltas(columns: int, concepts: int, device) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(columns + 1)
+    pairs = torch.randn(concepts, 2, columns, 4, generator=generator) * columns**-0.5
+    return [(up @ down.T).to(device) for up, down in pairs]
+
+
+def published_lbfgs(rows, targets, columns: int) -> torch.Tensor:
+    """mse of the rows against their targets, minimised from zero change."""
+    x, y = torch.cat(rows), torch.cat(targets)
+    delta = torch.zeros(columns, columns, device=x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [delta],
+        lr=1,
+        max_iter=LBFGS_STEPS_SPATIAL,
+        history_size=LBFGS_HISTORY,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-16,
+        tolerance_change=1e-16,
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(x @ delta.T, y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return delta.detach()
+
+
+def clocked(work):
+    synchronise()
+    begun = time.perf_counter()
+    result = work()
+    synchronise()
+    return result, time.perf_counter() - begun
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def collect(rows, deltas, columns: int, device) -> LayerSums:
+    sums = LayerSums.empty(columns, columns, device)
+    for x, delta in zip(rows, deltas, strict=True):
+        gram = Gram()
+        gram.add(x)
+        sums.add(gram, delta)
+    return sums
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--concepts", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=8192, help="per concept")
+    parser.add_argument("--columns", type=int, nargs="+", default=[320, 640, 1280])
+    parser.add_argument("--ridge", type=float, default=0.0)
+    args = parser.parse_args()
+    device = comfy.model_management.get_torch_device()
+    layers = []
+    for columns in args.columns:
+        rows = make_rows(columns, args.rows, args.concepts, device)
+        deltas = make_deltas(columns, args.concepts, device)
+        targets = [x @ delta.T for x, delta in zip(rows, deltas, strict=True)]
+
+        def loss(delta, rows=rows, targets=targets):
+            errors = [
+                (x.double() @ delta.double().T - y.double()).square().mean()
+                for x, y in zip(rows, targets, strict=True)
+            ]
+            return (sum(errors) / len(errors)).item()
+
+        sums, summing = clocked(lambda: collect(rows, deltas, columns, device))  # noqa: B023
+        exact, solving = clocked(lambda: solve_exact(sums, args.ridge))  # noqa: B023
+        on_sums, sums_seconds = clocked(lambda: solve_lbfgs(sums, LBFGS_STEPS_SPATIAL))  # noqa: B023
+        published, seconds = clocked(lambda: published_lbfgs(rows, targets, columns))  # noqa: B023
+        layers.append(
+            {
+                "columns": columns,
+                "loss_before": loss(torch.zeros_like(published)),
+                "loss_exact": loss(exact),
+                "loss_lbfgs": loss(published),
+                "loss_lbfgs_on_sums": loss(on_sums),
+                "seconds_exact": summing + solving,
+                "seconds_solving": solving,
+                "seconds_lbfgs": seconds,
+                "seconds_lbfgs_on_sums": sums_seconds,
+                "times_faster": seconds / (summing + solving),
+            }
+        )
+    result = {"benchmark": "fusion", **vars(args), "device": str(device), "layers": layers}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
