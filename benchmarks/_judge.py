@@ -2,7 +2,7 @@
 
 It has nothing to do with the generating model. Every sprite is laid over the box at several sizes
 and places; the best one explains the picture best: inside its outline by its own colours, outside
-by one flat colour. Sprites of 48 px with alpha lie in `demo/judge.npz`.
+by one flat colour. The sprites, 128 px with alpha, lie in `demo/sprites.npz`.
 """
 
 from functools import lru_cache
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SPRITES = Path(__file__).absolute().parent.parent / "demo" / "judge.npz"
+SPRITES = Path(__file__).absolute().parent.parent / "demo" / "sprites.npz"
 GRID = 28  # the box is looked at in 28 x 28 pixels
 SIZES = (17, 19, 21, 23, 25, 27)  # of a sprite on that grid
 STRIDE = 2

@@ -115,8 +115,8 @@ class TextEncoder(torch.nn.Module):
         self.final_layer_norm = torch.nn.LayerNorm(width)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(b, 77) token ids -> (b, 77, width)"""
-        x = self.token[self.row_of_token[ids]] + self.position
+        """(b, n) token ids, n at most 77 -> (b, n, width)"""
+        x = self.token[self.row_of_token[ids]] + self.position[: ids.shape[1]]
         for layer in self.layers:
             y = layer["layer_norm1"](x)
             q, k, v = (

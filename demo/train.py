@@ -23,6 +23,7 @@ from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention
 from safetensors.torch import load_file
 from start_comfy import start_comfy
 
+SHORT = 32  # tokens while the text is kept short, to save time
 OPTIONS = {"optimized_attention_override": plain_attention}
 
 
@@ -46,19 +47,21 @@ class Cache:
         )
         self.token_rows = ids.unique().cpu()
 
-    def batch(self, name: str, size: int, drop: float):
-        """-> latents (b, 4, h, w) float, ids (b, 77)"""
+    def batch(self, name: str, size: int, drop: float, short: bool):
+        """-> latents (b, 4, h, w) float, ids (b, 77); `short`: without most of the padding"""
         latents, ids = self.shapes[name]
         chosen = torch.randint(len(latents), (size,), device=latents.device)
         captions = ids[chosen].long()
         captions[torch.rand(size, device=captions.device) < drop] = self.empty
+        if short and bool((captions[:, SHORT - 1] == captions[:, -1]).all()):  # all have ended
+            captions = captions[:, :SHORT]
         return latents[chosen].float(), captions
 
 
 def loss_of(unet, text, latents, ids, alphas, bf16: bool) -> torch.Tensor:
     """Noise prediction, weighted by min(SNR, 5) / SNR (min-SNR, Hang et al. 2023)."""
     b, device = len(latents), latents.device
-    t = torch.randint(1000, (b,), device=device)
+    t = (1000 * torch.rand(b, device=device) ** 0.65).long()  # oftener where shapes are decided
     noise, a = torch.randn_like(latents), alphas[t].view(-1, 1, 1, 1)
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     context = text(ids)
@@ -96,6 +99,9 @@ def main() -> None:
         help="share of steps on wide pictures (of a third of the batch)",
     )
     parser.add_argument("--drop", type=float, default=0.1)
+    parser.add_argument(
+        "--short-text", type=float, default=0.7, help="share of the time with 32 tokens"
+    )
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
@@ -203,7 +209,10 @@ def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> N
             group["lr"] = rate
         wide = torch.rand(()).item() < args.wide_share
         latents, ids = cache.batch(
-            "wide" if wide else "square", args.batch // 3 if wide else args.batch, args.drop
+            "wide" if wide else "square",
+            args.batch // 3 if wide else args.batch,
+            args.drop,
+            minutes < args.short_text * args.minutes,
         )
         loss = loss_of(unet, text, latents, ids, alphas, not args.fp32)
         optimizer.zero_grad(set_to_none=True)
