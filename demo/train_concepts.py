@@ -1,6 +1,6 @@
 """Train the held-out characters as concepts, with the pack's own Train ED-LoRA node.
 
-    python demo/train_concepts.py [NAME ...] [--set NODE_INPUT=VALUE ...] [--out demo/models/concepts]
+    python demo/train_concepts.py [NAME ...] [--set INPUT=VALUE ...] [--out demo/models/concepts]
 
 Runs the shipped workflow train_a_concept once per character of demo/concepts.json in a real ComfyUI
 server and keeps the saved concepts as `<out>/<name>.safetensors`.
@@ -66,27 +66,28 @@ def main() -> int:
     from lib.workflow import override, read_workflow, to_prompt
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="mix-of-show-", ignore_cleanup_errors=True) as base:
-        with Server(comfyui, Path(base), log=Path(base) / "server.log") as server:
-            client = Client(server.address)
-            flow = read_workflow(places.WORKFLOWS / "train_a_concept.json")
-            plain = to_prompt(flow, client.object_info())
-            # Only the training and its save: the workflow's picture of the concept is not needed.
-            plain = {
-                id: node
-                for id, node in plain.items()
-                if node["class_type"].startswith("MOS_")
-                and node["class_type"] != "MOS_ApplyConcepts"
-            }
-            for concept in concepts:
-                changes = {**settings_of(concept), **read_changes(arguments.changes)}
-                outcome = client.run(override(json.loads(json.dumps(plain)), changes))
-                if outcome.status != "success":
-                    raise Problem(f"{concept['name']}: {outcome.status}\n{server.log_end()}")
-                loras = Path(base) / "models" / "loras"
-                saved = max(loras.rglob(f"{concept['name']}_*.safetensors"), key=os.path.getmtime)
-                shutil.copyfile(saved, arguments.out / f"{concept['name']}.safetensors")
-                print(f"{concept['name']}: {outcome.seconds:.0f} s", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="mix-of-show-", ignore_cleanup_errors=True) as base,
+        Server(comfyui, Path(base), log=Path(base) / "server.log") as server,
+    ):
+        client = Client(server.address)
+        flow = read_workflow(places.WORKFLOWS / "train_a_concept.json")
+        plain = to_prompt(flow, client.object_info())
+        # Only the training and its save: the workflow's picture of the concept is not needed.
+        plain = {
+            id: node
+            for id, node in plain.items()
+            if node["class_type"].startswith("MOS_") and node["class_type"] != "MOS_ApplyConcepts"
+        }
+        for concept in concepts:
+            changes = {**settings_of(concept), **read_changes(arguments.changes)}
+            outcome = client.run(override(json.loads(json.dumps(plain)), changes))
+            if outcome.status != "success":
+                raise Problem(f"{concept['name']}: {outcome.status}\n{server.log_end()}")
+            loras = Path(base) / "models" / "loras"
+            saved = max(loras.rglob(f"{concept['name']}_*.safetensors"), key=os.path.getmtime)
+            shutil.copyfile(saved, arguments.out / f"{concept['name']}.safetensors")
+            print(f"{concept['name']}: {outcome.seconds:.0f} s", flush=True)
     return 0
 
 

@@ -40,9 +40,12 @@ def read_reference(path: Path) -> Concept:
             f"'{path.name}' is not an ED-LoRA: expected 'params' with {EMBEDDING}, {TEXT} and "
             f"{UNET}, found {describe(content)}"
         )
-    parts = [tensor_dict(path, key, params.get(key) or {}) for key in (EMBEDDING, TEXT, UNET)]
+    embeddings, text, unet = (
+        tensor_dict(path, key, params.get(key) or {}) for key in (EMBEDDING, TEXT, UNET)
+    )
     metadata = content.get(METADATA)
-    return build_concept(name, *parts, metadata if isinstance(metadata, Mapping) else {})
+    facts = metadata if isinstance(metadata, Mapping) else {}
+    return build_concept(name, embeddings, text, unet, facts)
 
 
 def tensor_dict(path: Path, part: str, value: object) -> dict[str, torch.Tensor]:

@@ -65,4 +65,4 @@ def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor
 
 def solve_sum(deltas: list[tuple[float, torch.Tensor]]) -> torch.Tensor:
     """Plain weighted merge, for comparison: D = sum_i strength_i dW_i."""
-    return sum(strength * delta for strength, delta in deltas)  # type: ignore[return-value]
+    return sum(strength * delta for strength, delta in deltas)

@@ -55,7 +55,8 @@ class Stage:
             delta = None if pair is None else strength * pair.delta().flatten(1)
             device = gram.matrix.device
             if module not in self.sums:
-                self.sums[module] = LayerSums.empty(*shapes[module][:2], device)
+                out, width = shapes[module][:2]
+                self.sums[module] = LayerSums.empty(out, width, device)
             self.sums[module].add(gram, None if delta is None else delta.to(device))
             if delta is not None:
                 self.merged[module].append((1.0, delta))

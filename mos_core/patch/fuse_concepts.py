@@ -25,6 +25,7 @@ from .apply import apply_to_clip
 from .deltas import add_deltas, add_full_deltas
 from .fused import fingerprint
 from .layer_inputs import recorded_inputs
+from .layerwise_clip import add_vocabulary, vocabulary_of
 from .layerwise_model import add_layerwise_text
 from .lora_branches import shape_of
 
@@ -82,9 +83,8 @@ class Fusion:
         self.model, self.clip, self.concepts, self.settings = model, clip, concepts, settings
         self.architecture: Architecture = architecture_of(model.model.model_config.unet_config)
         self.unet_key = partial(comfy_unet_key, architecture=self.architecture)
-        # A coder that knows every token, with no concept's text deltas.
         silent = tuple(replace(entry, strength_clip=0.0) for entry in concepts)
-        self.base_coder = apply_to_clip(clip, silent)
+        self.vocabulary = vocabulary_of(apply_to_clip(clip, silent))
         text = union(c.concept.text for c in concepts)
         unet = union(c.concept.unet for c in concepts)
         self.text_modules = text
@@ -108,6 +108,12 @@ class Fusion:
         self.on_progress(self.done, self.total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    def new_coder(self):
+        """A clone of the CLIP that knows every token, without any text deltas."""
+        coder = self.clip.clone()
+        add_vocabulary(coder, self.vocabulary)
+        return coder
+
     # --- text encoder ----------------------------------------------------------------------
 
     def fuse_text(self) -> Deltas:
@@ -115,7 +121,7 @@ class Fusion:
         stage = Stage(self.text_modules, torch.float64, spatial=False)
         root = self.clip.cond_stage_model
         for entry in self.concepts:
-            coder = self.base_coder.clone()
+            coder = self.new_coder()
             add_deltas(
                 coder.patcher,
                 entry.concept.text,
@@ -142,7 +148,7 @@ class Fusion:
 
     def coder_with(self, text: Deltas):
         """The CLIP with the fused text encoder, knowing every concept token."""
-        coder = self.base_coder.clone()
+        coder = self.new_coder()
         add_full_deltas(coder.patcher, text, comfy_text_key, "the fused text encoder")
         return coder
 

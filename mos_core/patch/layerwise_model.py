@@ -51,7 +51,10 @@ class LayerwiseText:
     def __init__(self, architecture: Architecture, width: int):
         self.layers = len(architecture.layers)
         self.width = width
-        self.index = {(*layer.block, layer.depth): layer.index for layer in architecture.layers}
+        self.index = {
+            (layer.block[0], layer.block[1], layer.depth): layer.index
+            for layer in architecture.layers
+        }
 
     def __deepcopy__(self, memo):
         return self  # immutable
@@ -100,8 +103,9 @@ class LayerwiseText:
 
     def pick(self, texts: tuple[torch.Tensor, ...]):
         def slice_of_layer(n, context, value, extra_options):
-            layer = self.index[(*extra_options["block"], extra_options.get("block_index", 0))]
-            return n, texts[layer], texts[layer]
+            name, number = extra_options["block"]
+            text = texts[self.index[name, number, extra_options.get("block_index", 0)]]
+            return n, text, text
 
         return slice_of_layer
 

@@ -82,7 +82,7 @@ def build_unet(config: dict, state_dict: dict):
     _check_keys(config, UNET_KEYS, "UNet")
 
     class MiniatureSD15(comfy.supported_models.SD15):
-        unet_extra_config = {}  # noqa: RUF012  heads come from the configuration
+        unet_extra_config: dict = {}  # noqa: RUF012  heads come from the configuration
 
     model_config = MiniatureSD15({**SD15_TOPOLOGY, **config})
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()

@@ -226,8 +226,8 @@ def open_session(model, clip, trainable, dtype: str, checkpointing: bool) -> Ite
     """Loads clones of MODEL and CLIP fully, and makes them differentiable for the `with` block."""
     compute = choose_dtype(model, dtype)
     model = clone_for_gradients(model)
-    clip = clip.clone()
-    clip.patcher = clone_for_gradients(clip.patcher)
+    given, clip = clip, clip.clone()
+    clip.patcher = clone_for_gradients(given.patcher)  # a child of the given one, which lives on
     if compute != model.model.get_dtype():
         model.set_model_compute_dtype(compute)
     comfy.model_management.load_models_gpu([model, clip.patcher], force_full_load=True)

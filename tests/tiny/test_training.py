@@ -73,6 +73,7 @@ def flat(concept) -> dict[str, torch.Tensor]:
 
 
 def test_training_learns_all_three_parts_and_leaves_the_models_as_they_were(run, unet, clip, vae):
+    comfy.model_management.unload_all_models()  # what earlier tests left patched
     before = [weights_hash(m) for m in (unet.model, clip.cond_stage_model, vae.first_stage_model)]
     concept, progress = run(replace(SETTINGS, layers="all linear", resolution=128))
     after = [weights_hash(m) for m in (unet.model, clip.cond_stage_model, vae.first_stage_model)]
