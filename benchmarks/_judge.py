@@ -13,12 +13,11 @@ from PIL import Image
 
 SPRITES = Path(__file__).absolute().parent.parent / "demo" / "sprites.npz"
 GRID = 28  # the box is looked at in 28 x 28 pixels
-SIZES = (17, 19, 21, 23, 25, 27)  # of a sprite on that grid
+SIZES = (19, 21, 23, 25, 27)  # of a sprite on that grid
 STRIDE = 2
 OUTSIDE = 0.5  # weight of a pixel that the sprite does not explain
 
-# Side of the box of one of n in a row, a fraction of the canvas' height.
-BOX_SIDE = {("square", 1): 0.92, ("square", 2): 0.54, ("square", 3): 0.38, ("wide", 1): 0.94}
+BOX_SIDE = 0.56  # of the box in which one character is looked for, fraction of the height
 
 
 def box_of_place(
@@ -26,8 +25,7 @@ def box_of_place(
 ):
     """The box in which the i-th of n characters is asked for, fractions x0 y0 x1 y1 of the
     canvas."""
-    wide = width > height
-    side = BOX_SIDE.get(("wide", 1)) if wide else BOX_SIDE[("square", n)]
+    side = BOX_SIDE
     x, y = centres[n - 1][i] * width / height, 0.54
     x0 = min(max(x - side / 2, 0.0), width / height - side)
     y0 = min(max(y - side / 2, 0.0), 1 - side)

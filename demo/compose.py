@@ -38,7 +38,8 @@ PLACES = {
     3: {"left": 0.18, "middle": 0.5, "right": 0.82},
     4: {"far left": 0.125, "left": 0.375, "right": 0.625, "far right": 0.875},
 }
-NUMBER_ODDS = {"square": (0.55, 0.35, 0.10, 0.0), "wide": (0.1, 0.35, 0.4, 0.15)}
+NUMBER_ODDS = {"square": (0.6, 0.4, 0.0, 0.0), "wide": (0.1, 0.35, 0.4, 0.15)}
+SPRITE_SIDE = (0.42, 0.48)  # of a sprite, fractions of the picture's height: one size for all
 
 
 @dataclass
@@ -127,19 +128,18 @@ def compose(
     size)."""
     width, n = (size if shape == "square" else 3 * size), len(words)
     picture = draw_background(background, width, size, rng)
-    slot = width / max(n, 1)
     places = PLACES[n]
-    if n == 1 and (shape == "wide" or rng.random() < 0.25):  # one alone may also stand aside
-        word = str(rng.choice(["left", "middle", "right"]))
-        places, slot = {word: PLACES[3][word]}, width / 2
+    if n == 1 and (shape == "wide" or rng.random() < 0.15):  # one alone may also stand aside
+        aside = PLACES[3 if shape == "wide" else 2]
+        word = str(rng.choice(list(aside)))
+        places = {word: aside[word]}
     scene = Scene(
         picture, caption_of(words, list(places), background if name_background else ""), list(words)
     )
     for word, centre in zip(words, places.values(), strict=True):
-        largest = min(slot * 0.98, size * 0.82)
-        sprite_size = int(rng.uniform(0.82, 1.0) * largest)
+        sprite_size = int(rng.uniform(*SPRITE_SIDE) * size)
         cx = centre * width + rng.normal(0, 0.02) * size
-        cy = size * rng.uniform(0.5, 0.6)
+        cy = size * rng.uniform(0.52, 0.56)
         mask, box = paste(picture, sprites[word], sprite_size, cx, cy)
         for earlier in scene.masks:
             earlier[mask > 127] = 0

@@ -37,6 +37,11 @@ def token_ids(tokenizer, texts: list[str]) -> torch.Tensor:
     )
 
 
+def is_alone(caption: str) -> bool:
+    """Whether the caption is of one character in the middle of a square picture."""
+    return " the " not in caption
+
+
 def compose_part(job):
     """-> pictures (n, h, w, 3) uint8, captions"""
     sprites, words, shape, count, size, seed = job
@@ -91,6 +96,8 @@ def main() -> None:
                         latents.append(encode(vae, x).half().cpu().contiguous())
                 if len(captions) % 1000 == 0:
                     logging.info("%s: %d pictures", shape, len(captions))
+        alone = [number for number, text in enumerate(captions) if is_alone(text)]
+        out[f"{shape}.alone"] = torch.tensor(alone, dtype=torch.int32)
         out[f"{shape}.latents"], out[f"{shape}.ids"] = (
             torch.cat(latents),
             token_ids(tokenizer, captions),

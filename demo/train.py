@@ -23,7 +23,7 @@ from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention
 from safetensors.torch import load_file
 from start_comfy import start_comfy
 
-SHORT = 32  # tokens while the text is kept short, to save time
+SHORT = (16, 32)  # tokens while the text is kept short, to save time
 OPTIONS = {"optimized_attention_override": plain_attention}
 
 
@@ -34,6 +34,7 @@ class Cache:
     def __init__(self, path: str, device: str):
         tensors = load_file(path)
         self.empty = tensors.pop("empty").long().to(device)
+        self.alone = tensors["square.alone"].long().to(device)
         self.shapes = {
             name: (tensors[f"{name}.latents"].to(device), tensors[f"{name}.ids"].to(device))
             for name in ("square", "wide")
@@ -47,15 +48,25 @@ class Cache:
         )
         self.token_rows = ids.unique().cpu()
 
+    def crops(self, size: int, drop: float):
+        """Batch of 8 x 8 windows around characters that stand alone: a fifth of the work."""
+        latents, ids = self.shapes["square"]
+        chosen = self.alone[torch.randint(len(self.alone), (size,), device=latents.device)]
+        x, y = int(torch.randint(3, 6, ())), int(torch.randint(4, 6, ()))
+        return latents[chosen, :, y : y + 8, x : x + 8].float(), self._text(ids[chosen], drop, True)
+
     def batch(self, name: str, size: int, drop: float, short: bool):
-        """-> latents (b, 4, h, w) float, ids (b, 77); `short`: without most of the padding"""
+        """-> latents (b, 4, h, w) float, ids (b, n); `short`: without most of the padding"""
         latents, ids = self.shapes[name]
         chosen = torch.randint(len(latents), (size,), device=latents.device)
-        captions = ids[chosen].long()
-        captions[torch.rand(size, device=captions.device) < drop] = self.empty
-        if short and bool((captions[:, SHORT - 1] == captions[:, -1]).all()):  # all have ended
-            captions = captions[:, :SHORT]
-        return latents[chosen].float(), captions
+        return latents[chosen].float(), self._text(ids[chosen], drop, short)
+
+    def _text(self, ids: torch.Tensor, drop: float, short: bool) -> torch.Tensor:
+        """(b, 77) -> (b, n): a share `drop` is the empty text; `short`: n as small as it goes"""
+        captions = ids.long()
+        captions[torch.rand(len(ids), device=ids.device) < drop] = self.empty
+        ended = (n for n in SHORT if bool((captions[:, n - 1] == captions[:, -1]).all()))
+        return captions[:, : next(ended, 77)] if short else captions
 
 
 def loss_of(unet, text, latents, ids, alphas, bf16: bool) -> torch.Tensor:
@@ -98,6 +109,10 @@ def main() -> None:
         default=0.2,
         help="share of steps on wide pictures (of a third of the batch)",
     )
+    parser.add_argument(
+        "--crop-minutes", type=float, default=0, help="begin with small crops until then"
+    )
+    parser.add_argument("--crop-share", type=float, default=0.3, help="share of crops after that")
     parser.add_argument("--drop", type=float, default=0.1)
     parser.add_argument(
         "--short-text", type=float, default=0.7, help="share of the time with 32 tokens"
@@ -192,6 +207,16 @@ def rate_at(done: float, step: float, highest: float) -> float:
     )
 
 
+def next_batch(cache: Cache, args, minutes: float):
+    """Small crops at first and now and then; else square pictures and fewer wide ones."""
+    if minutes < args.crop_minutes or torch.rand(()).item() < args.crop_share:
+        return cache.crops(2 * args.batch, args.drop)
+    wide = torch.rand(()).item() < args.wide_share
+    size = args.batch // 3 if wide else args.batch
+    short = minutes < args.short_text * args.minutes
+    return cache.batch("wide" if wide else "square", size, args.drop, short)
+
+
 def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> None:
     """One worker's training loop. `counts` (shared): steps, pictures, minutes. Worker 0 averages,
     logs and saves."""
@@ -207,13 +232,7 @@ def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> N
         rate = rate_at(minutes / args.minutes, counts[0].item(), args.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        wide = torch.rand(()).item() < args.wide_share
-        latents, ids = cache.batch(
-            "wide" if wide else "square",
-            args.batch // 3 if wide else args.batch,
-            args.drop,
-            minutes < args.short_text * args.minutes,
-        )
+        latents, ids = next_batch(cache, args, minutes)
         loss = loss_of(unet, text, latents, ids, alphas, not args.fp32)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
