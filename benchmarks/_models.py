@@ -7,22 +7,13 @@ import comfy.sd1_clip
 import comfy.supported_models
 import torch
 
+from mix_of_show.mos_core.patch.miniature import SD15_TOPOLOGY
+
 SD15_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
+    **SD15_TOPOLOGY,
     "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
     "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
     "context_dim": 768,
-    "use_linear_in_transformer": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-    "use_spatial_transformer": True,
-    "legacy": False,
 }
 
 

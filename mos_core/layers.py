@@ -92,9 +92,7 @@ SD15 = Architecture(
 SDXL = Architecture(
     "sdxl",
     tuple(
-        walk_attention_layers(
-            [2, 2, 2], [0, 0, 2, 2, 10, 10], 10, [0, 0, 0, 2, 2, 2, 10, 10, 10]
-        )
+        walk_attention_layers([2, 2, 2], [0, 0, 2, 2, 10, 10], 10, [0, 0, 0, 2, 2, 2, 10, 10, 10])
     ),
 )  # 70 layers
 

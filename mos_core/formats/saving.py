@@ -12,9 +12,7 @@ from safetensors import SafetensorError
 from ..errors import SaveError
 
 
-def save_numbered(
-    folder: Path, prefix: str, ending: str, write: Callable[[Path], None]
-) -> Path:
+def save_numbered(folder: Path, prefix: str, ending: str, write: Callable[[Path], None]) -> Path:
     """Calls `write` on a temporary file and moves it to the first free `<prefix>_00001_<ending>`.
 
     prefix: may name subfolders of `folder`. Returns the path written. Raises SaveError when the
