@@ -221,7 +221,11 @@ def test_a_saved_checkpoint_holds_the_merged_weights(unet, clip, concepts, entry
     }
     assert len(weights) == len(restored.model.diffusion_model.state_dict())
     restored.model.diffusion_model.load_state_dict(weights)
-    assert any(key.startswith("cond_stage_model.") for key in saved)
+    module = "text_model.encoder.layers.1.self_attn.v_proj"
+    ((_, text),) = [(k, w.clone()) for k, w in saved.items() if k.endswith(f"{module}.weight")]
+    comfy.model_management.load_models_gpu([clip.patcher])
+    base = comfy.utils.get_attr(clip.cond_stage_model, comfy_text_key(module))
+    assert relative_error(text, merged_by_hand(base, concepts["a"].text[module], 0.8)) <= 1e-6
     silent = (WeightedConcept(concepts["a"], 0.0, 0.8),)
     found = draw(*apply_concepts(restored, clip, silent))
     assert relative_error(found, draw(model, knowing)) <= 1e-5
