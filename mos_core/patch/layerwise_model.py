@@ -17,7 +17,7 @@ MARK = "mix_of_show_layers"  # of our entry in a conditioning's model_conds
 WrappersMP = comfy.patcher_extension.WrappersMP
 
 
-class LayerwiseMark(comfy.conds.CONDRegular):
+class LayerwiseMark(comfy.conds.CONDConstant):
     """Rides along with a wide conditioning; a patched model takes it off, any other stops at it."""
 
     def process_cond(self, batch_size, **kwargs):
@@ -26,15 +26,6 @@ class LayerwiseMark(comfy.conds.CONDRegular):
             "that samples it does not know them: connect the MODEL output of the same Apply "
             "Concepts node to the sampler"
         )
-
-    def can_concat(self, other):
-        return self.cond == other.cond
-
-    def concat(self, others):
-        return self.cond
-
-    def size(self):
-        return [1]
 
 
 def mark_conditioning(layers: int) -> dict:
@@ -58,9 +49,6 @@ class LayerwiseText:
 
     def __deepcopy__(self, memo):
         return self  # immutable
-
-    def to(self, *args, **kwargs):
-        return self  # holds no tensors
 
     def is_wide(self, text: torch.Tensor | None) -> bool:
         return text is not None and text.shape[-1] == self.layers * self.width

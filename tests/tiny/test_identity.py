@@ -1,5 +1,6 @@
 """What must not change: the base model at strength 0, the inputs of a node, a run after a run."""
 
+import comfy.conds
 import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
@@ -14,6 +15,11 @@ from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.formats.parts import build_concept
 from mix_of_show.mos_core.layers import SD15, comfy_text_key, comfy_unet_key
 from mix_of_show.mos_core.patch.apply import apply_concepts, apply_to_clip, apply_to_model
+from mix_of_show.mos_core.patch.layerwise_model import (
+    LayerwiseText,
+    mark_conditioning,
+    with_first_patch,
+)
 from mix_of_show.mos_core.records import WeightedConcept
 from support.golden import CONCEPTS, relative_error
 from support.oracle import small_lora
@@ -53,6 +59,12 @@ def test_strength_0_and_no_concept_token_is_the_base_model_bit_for_bit(
     assert torch.equal(run("patched", *patched), run("base", unet, clip))
     assert len(steps["base"]) == 2
     assert all(torch.equal(a, b) for a, b in zip(*steps.values(), strict=True))
+
+
+def test_strength_0_adds_no_weight_patches(unet, clip, concepts):
+    model, knowing = apply_concepts(unet, clip, (WeightedConcept(concepts["v"], 0.0, 0.0),))
+    assert model.patches == {}
+    assert knowing.patcher.patches == {}
 
 
 def test_no_concepts_at_all_hand_the_inputs_on(unet, clip):
@@ -143,6 +155,29 @@ def test_a_conditioning_is_not_changed_by_sampling(unet, clip, entry):
     assert torch.equal(cond, copy)
     assert list(extras) == keys
     assert extras["model_conds"] == entries
+
+
+def test_taking_the_mark_off_leaves_the_conditioning_entry_as_it_is():
+    text = comfy.conds.CONDCrossAttn(torch.randn(1, 77, len(SD15.layers) * WIDTH))
+    inner = {"c_crossattn": text, **mark_conditioning(len(SD15.layers))["model_conds"]}
+    entry = {"model_conds": dict(inner), "control": object(), "uuid": 1}
+    ready = LayerwiseText(SD15, WIDTH).unmark(entry)
+    assert entry["model_conds"] == inner
+    assert list(ready["model_conds"]) == ["c_crossattn", "crossattn_controlnet"]
+    assert ready["model_conds"]["c_crossattn"] is text
+    assert (ready["control"], ready["uuid"]) == (entry["control"], 1)
+
+
+def test_a_patch_put_first_leaves_the_options_as_they_are():
+    theirs, ours = object(), object()
+    options = {"patches": {"attn2_patch": [theirs], "attn1_patch": [theirs]}, "block": 3}
+    found = with_first_patch(options, "attn2_patch", ours)
+    assert options == {"patches": {"attn2_patch": [theirs], "attn1_patch": [theirs]}, "block": 3}
+    assert found == {
+        "patches": {"attn2_patch": [ours, theirs], "attn1_patch": [theirs]},
+        "block": 3,
+    }
+    assert with_first_patch({}, "attn2_patch", ours) == {"patches": {"attn2_patch": [ours]}}
 
 
 @pytest.mark.usefixtures("as_before")
