@@ -90,6 +90,7 @@ class Fusion:
         self.text_modules = text
         self.key_value_modules = [m for m in unet if is_key_value(m)]
         self.spatial_modules = [m for m in unet if not is_key_value(m)]
+        self.all_tokens = settings.text_rows == "all tokens"
         self.reports: list[LayerReport] = []
         self.done = 0
         layers = len(text) + len(unet)
@@ -117,7 +118,10 @@ class Fusion:
     # --- text encoder ----------------------------------------------------------------------
 
     def fuse_text(self) -> Deltas:
-        """Rows: all tokens of the concept's two prompts, unpadded, for all layer variants."""
+        """Rows: all tokens of the concept's two prompts, unpadded, for all layer variants.
+
+        With text_rows "all tokens": the padding too, which sampling attends to as well.
+        """
         stage = Stage(self.text_modules, torch.float64, spatial=False)
         root = self.clip.cond_stage_model
         for entry in self.concepts:
@@ -132,7 +136,7 @@ class Fusion:
             grams = stage.new_grams()
             for prompt in prompts_of(entry.concept):
                 tokens = coder.tokenize(prompt)
-                length = end_position(tokens) + 1
+                length = None if self.all_tokens else end_position(tokens) + 1
 
                 def unpadded(x: torch.Tensor, length=length) -> torch.Tensor:
                     return x[:, :length]
@@ -155,7 +159,10 @@ class Fusion:
     # --- cross-attention keys and values ---------------------------------------------------
 
     def fuse_keys_values(self, coder) -> Deltas:
-        """Rows: the fused text encoder's features of the concept tokens and the first end token."""
+        """Rows: the fused text encoder's features of the concept tokens and the first end token.
+
+        With text_rows "all tokens": of every token, so that one concept alone stays that concept.
+        """
         stage = Stage(self.key_value_modules, torch.float64, spatial=False)
         layer_of = {
             f"{layer.diffusers}.transformer_blocks.{layer.depth}": layer.index
@@ -167,7 +174,8 @@ class Fusion:
             for prompt in prompts_of(entry.concept):
                 tokens = coder.tokenize(prompt)
                 wide = coder.encode_from_tokens(tokens)[0]  # (tokens, layers * width)
-                rows = wide[positions(tokens)].unflatten(-1, (count, -1))
+                chosen = slice(None) if self.all_tokens else positions(tokens)
+                rows = wide[chosen].unflatten(-1, (count, -1))
                 for group, gram in grams.items():
                     gram.add(rows[:, layer_of[group.removesuffix(".attn2.kv")]])
             if stage.modules:

@@ -210,9 +210,9 @@ def word_embedding(clip, word: str) -> torch.Tensor:
     encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip)
     inner = getattr(clip.tokenizer, clip.cond_stage_model.clip).tokenizer
     ids = inner(word)["input_ids"][1:-1]
-    if len(ids) != 1:
+    if len(ids) != 1 or not isinstance(ids[0], int):
         raise MosError(
-            f"the initialiser '{word}' is {len(ids)} tokens for this text encoder; use a word that "
+            f"the initialiser '{word}' is {len(ids)} tokens, or a concept token; use a word that "
             "is one token, such as 'man', 'dog' or 'car', or a random start like <rand-0.013>"
         )
     table = encoder.transformer.get_input_embeddings()

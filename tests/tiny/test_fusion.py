@@ -82,18 +82,20 @@ def noise_prediction(model, coder, prompt: str) -> torch.Tensor:
     return model.model.diffusion_model(x, t, context=cond, transformer_options=options)
 
 
-def test_one_concept_fused_alone_draws_as_that_concept_applied(unet, clip, concepts):
+@pytest.mark.parametrize(("text_rows", "limit"), [("all tokens", 1e-3), ("concept tokens", 0.6)])
+def test_one_concept_fused_alone_draws_as_that_concept_applied(
+    unet, clip, concepts, text_rows, limit
+):
+    """With the published rows the padding is left free, and sampling attends to it as well."""
     one = (WeightedConcept(concepts["a"], 0.8, 0.9),)
-    settings = FuseSettings(**SIZE)
+    settings = FuseSettings(text_rows=text_rows, **SIZE)
     fused, _ = fuse_concepts(unet, clip, one, settings, nothing)
+    silent = (WeightedConcept(concepts["a"], 0, 0),)
     for prompt in ("photo of a <a1> <a2>", "<a1> <a2>"):
         ours = noise_prediction(*apply_fused(unet, clip, fused), prompt)
         own = noise_prediction(*apply_concepts(unet, clip, one), prompt)
-        plain = noise_prediction(
-            *apply_concepts(unet, clip, (WeightedConcept(concepts["a"], 0, 0),)), prompt
-        )
-        # Padding is left free by the published objective, and sampling attends to it as well.
-        assert (ours - own).norm() < 0.6 * (plain - own).norm()
+        plain = noise_prediction(*apply_concepts(unet, clip, silent), prompt)
+        assert (ours - own).norm() <= limit * (plain - own).norm()
 
 
 def test_sum_is_the_plain_weighted_merge(unet, clip, concepts):
