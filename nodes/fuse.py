@@ -110,6 +110,7 @@ class SaveFused(io.ComfyNode):
             category=f"{CATEGORY}/fuse",
             description="Writes a fusion to models/mix_of_show, to load it in other workflows.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 MosFused.Input("fused", tooltip="From Fuse Concepts."),
                 io.String.Input(
@@ -127,7 +128,9 @@ class SaveFused(io.ComfyNode):
         folder = save_folder(FUSED)
         path = save_fused(fused, folder, filename_prefix)
         name = path.relative_to(folder.resolve()).as_posix()
-        return io.NodeOutput(ui=ui.PreviewText(f"saved in {FUSED}:\n{name}"))
+        report = f"saved in {FUSED}:\n{name}"
+        send_text(cls.hidden.unique_id if cls.hidden else None, report)
+        return io.NodeOutput(ui=ui.PreviewText(report))
 
 
 class LoadFused(io.ComfyNode):

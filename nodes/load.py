@@ -7,6 +7,7 @@ from ..mos_core.formats.concept_file import WRITERS
 from ..mos_core.patch.miniature import load_miniature
 from ..mos_core.records import WeightedConcept
 from .folders import CONCEPT_ENDINGS, fingerprint, list_files, path_of, save_folder
+from .progress import send_text
 from .schema import CATEGORY, MosConcepts, schema
 
 STRENGTH = {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.05}
@@ -75,6 +76,7 @@ class SaveEDLoRA(io.ComfyNode):
             category=f"{CATEGORY}/load",
             description="Writes each concept into the loras folder, under the next free number.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 MosConcepts.Input("concepts", tooltip="The concepts to save, one file each."),
                 io.String.Input(
@@ -102,7 +104,9 @@ class SaveEDLoRA(io.ComfyNode):
             prefix = filename_prefix.replace("%name%", entry.concept.name)
             path = save_concept(entry.concept, folder, prefix, format)
             saved.append(path.relative_to(folder.resolve()).as_posix())
-        return io.NodeOutput(ui=ui.PreviewText("saved in loras:\n" + "\n".join(saved)))
+        report = "saved in loras:\n" + "\n".join(saved)
+        send_text(cls.hidden.unique_id if cls.hidden else None, report)
+        return io.NodeOutput(ui=ui.PreviewText(report))
 
 
 class LoadMiniature(io.ComfyNode):
