@@ -34,7 +34,10 @@ def arguments():
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="normal")
-    parser.add_argument("--characters", type=int, default=0, help="only the first n; 0: all")
+    parser.add_argument(
+        "--alone", type=int, default=48, help="characters drawn alone, each by name"
+    )
+    parser.add_argument("--pairs", type=int, default=48, help="pairs drawn in the asked order")
     parser.add_argument("--judged", type=int, default=300, help="composed pictures for the judge")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of what was drawn")
     return parser.parse_args()
@@ -95,7 +98,7 @@ def share_right(models, groups, args, sheet=None) -> tuple[float, dict]:
         shares[" + ".join(words)] = sum(right) / len(right)
         if sheet is not None:
             sheet.append(pictures[0])
-    return sum(shares.values()) / len(shares), shares
+    return sum(shares.values()) / max(len(shares), 1), shares
 
 
 def judge_accuracy(vae, count: int) -> dict:
@@ -124,15 +127,15 @@ def main() -> None:
 
     models, start = load_miniature(args.checkpoint), time.time()
     words = [character.word for character in base_characters()]
-    words = words[: args.characters or len(words)]
     half = len(words) // 2
     pairs = [[words[i], words[(i * 7 + half) % len(words)]] for i in range(len(words))]
-    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]][: args.pairs]
+    words = words[: args.alone]
     drawn: list = []
     single, by_word = share_right(models, [[word] for word in words], args, drawn)
     logging.info("alone: %.3f", single)
     paired, by_pair = share_right(models, pairs, args, drawn)
-    if args.save:
+    if args.save and drawn:
         save_sheet(drawn, args.save)
     result = {
         "single_right": round(single, 4),
@@ -140,6 +143,7 @@ def main() -> None:
         "judge": judge_accuracy(models[2], args.judged) if args.judged else None,
         "never_right": [word for word, share in by_word.items() if share == 0],
         "by_word": by_word,
+        "pairs_share": {pair: share for pair, share in by_pair.items() if share},
         "pictures": (len(by_word) + len(by_pair)) * args.seeds,
         "seconds": round(time.time() - start),
         "steps": args.steps,
