@@ -2,15 +2,15 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, load, train
+from . import apply, fuse, load, train
 from .folders import register_folders
 
-NODES = [*load.NODES, *apply.NODES, *train.NODES]
+NODES = [*load.NODES, *apply.NODES, *train.NODES, *fuse.NODES]
+
+
+register_folders()  # before the nodes list what is in them
 
 
 class MixOfShowExtension(ComfyExtension):
-    async def on_load(self):
-        register_folders()
-
     async def get_node_list(self):
         return NODES

@@ -4,7 +4,7 @@ import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..mos_core.formats.fused_file import read_fused, save_fused
-from ..mos_core.fuse.settings import SOLVERS, FuseSettings
+from ..mos_core.fuse.settings import SOLVERS, TEXT_ROWS, FuseSettings
 from ..mos_core.patch.fuse_concepts import fuse_concepts
 from ..mos_core.patch.fused import apply_fused
 from .folders import FUSED, fingerprint, list_files, path_of, save_folder
@@ -76,6 +76,14 @@ class FuseConcepts(io.ComfyNode):
                     tooltip="Holds the fused weights to the base model's where the concepts do not "
                     "care, relative to the mean eigenvalue of a layer's inputs. 0 is the published "
                     "objective.",
+                ),
+                io.Combo.Input(
+                    "text_rows",
+                    options=list(TEXT_ROWS),
+                    default=TEXT_ROWS[0],
+                    tooltip="What of a prompt the text layers are solved for. concept tokens: as "
+                    "published. all tokens: the padding too, so that one concept fused alone stays "
+                    "exactly that concept.",
                 ),
             ],
             outputs=[
