@@ -19,7 +19,8 @@ from start_comfy import start_comfy
 # Words that captions here do not have and that still get a token row (trainers' templates).
 EXTRA_WORDS = (
     "a photo of a close-up picture the one with and in at on under sky beside next "
-    "to good cool nice small big bright dark cropped rendition depiction far left middle right background style my"
+    "to good cool nice small big bright dark cropped rendition depiction far left middle right "
+    "background style my"
 )
 
 

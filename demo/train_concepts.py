@@ -32,11 +32,10 @@ def read_arguments() -> argparse.Namespace:
 def settings_of(concept: dict) -> dict:
     """The inputs of the workflow that differ from character to character."""
     name = concept["name"]
-    tokens = f"<{name}1> <{name}2>"
     return {
         "folder": f"demo: {name}",
-        "concept_tokens": tokens,
-        "initializer": f"<rand-0.03> {concept['class_word']}",
+        "concept_tokens": f"<{name}>",
+        "initializer": concept["class_word"],
         "concept_name": name,
         "preview_every": 0,
     }
