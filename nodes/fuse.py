@@ -82,8 +82,8 @@ class FuseConcepts(io.ComfyNode):
                     options=list(TEXT_ROWS),
                     default=TEXT_ROWS[0],
                     tooltip="What of a prompt the text layers are solved for. concept tokens: as "
-                    "published. all tokens: the padding too, so that one concept fused alone stays "
-                    "exactly that concept.",
+                    "published. all tokens: the padding too, so that with ridge 0 one concept "
+                    "fused alone stays exactly that concept.",
                 ),
             ],
             outputs=[
