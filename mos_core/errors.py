@@ -20,6 +20,10 @@ class ConceptTokenError(MosError):
     """A concept token is unknown, malformed, or claimed twice."""
 
 
+class RegionError(MosError):
+    """A region or a layout cannot be used as it is."""
+
+
 class SaveError(MosError):
     """A result cannot be written where it was asked for."""
 

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 MosConcepts = io.Custom("MOS_CONCEPTS")
 MosFused = io.Custom("MOS_FUSED")
+MosRegions = io.Custom("MOS_REGIONS")
 
 CATEGORY = "Mix-of-Show"
 

@@ -1,0 +1,1 @@
+"""Where on the canvas which prompt holds: boxes, masks, layouts."""

@@ -1,0 +1,102 @@
+"""Regions of a canvas, and how they share the cells of a feature map.
+
+Box coordinates are fractions of the canvas, so a layout fits a latent of any size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+NAME_LENGTH = 40  # of a prompt in a message
+
+
+@dataclass(frozen=True)
+class Box:
+    """x0 <= x < x1, y0 <= y < y1, fractions of the canvas in 0..1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def cells(self, rows: int, columns: int) -> tuple[slice, slice]:
+        """The cells of a (rows, columns) feature map that lie wholly inside, as slices.
+
+        `ceil(start) .. floor(end)` (Mix-of-Show and LoRA-Composer): a box may have no cell on a
+        coarse map; it has no effect there.
+        """
+        top, left = math.ceil(self.y0 * rows), math.ceil(self.x0 * columns)
+        bottom, right = math.floor(self.y1 * rows), math.floor(self.x1 * columns)
+        return slice(top, max(top, bottom)), slice(left, max(left, right))
+
+    def weights(self, rows: int, columns: int) -> torch.Tensor:
+        """(rows, columns) float32 on the CPU: 1 on the box's cells, 0 elsewhere."""
+        weights = torch.zeros(rows, columns)
+        weights[self.cells(rows, columns)] = 1.0
+        return weights
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of the canvas with a prompt of its own.
+
+    box or mask, one of them: mask (height, width) float32 in 0..1 over the whole canvas, any
+    resolution; soft values are weights. weight: 0 or more; 1 replaces what was there, less mixes.
+    concept: name of the concept that the region draws, or None: found by the tokens in `prompt`.
+    """
+
+    prompt: str
+    negative: str = ""
+    weight: float = 1.0
+    concept: str | None = None
+    box: Box | None = None
+    mask: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """How messages call it: its prompt, shortened."""
+        text = " ".join(self.prompt.split()) or "without a prompt"
+        return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"
+
+    def weights(self, rows: int, columns: int) -> torch.Tensor:
+        """(rows, columns) float32 on the CPU: the region's weight on each cell of a feature map.
+
+        A mask is averaged over each cell; a box counts the cells that lie wholly inside.
+        """
+        if self.box is not None:
+            return self.weight * self.box.weights(rows, columns)
+        assert self.mask is not None
+        mask = self.mask.detach().float().cpu()[None, None]
+        return self.weight * F.adaptive_avg_pool2d(mask, (rows, columns))[0, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """What travels on a MOS_REGIONS wire: a canvas in pixels and its regions, in order.
+
+    notes: what was changed on the way in (a box that was clipped), one sentence each.
+    """
+
+    width: int
+    height: int
+    regions: tuple[Region, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def with_region(self, region: Region) -> "Regions":
+        return Regions(self.width, self.height, (*self.regions, region), self.notes)
+
+
+def shares(regions: Sequence[Region], rows: int, columns: int) -> torch.Tensor:
+    """(regions, rows, columns) float32 on the CPU: each region's share of each cell, in 0..1.
+
+    A cell's weights are divided by their sum where that is above 1: full regions that overlap are
+    averaged (as published), a region of weight w < 1 alone takes w, and what is left of a cell,
+    1 - sum of the shares, belongs to the global prompt.
+    """
+    if not regions:
+        return torch.zeros(0, rows, columns)
+    weights = torch.stack([region.weights(rows, columns) for region in regions])
+    return weights / weights.sum(0).clamp(min=1.0)
