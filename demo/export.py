@@ -71,6 +71,29 @@ def write_checkpoint(
 
 
 @torch.no_grad()
+def read_weights(path: str, unet, text: TextEncoder) -> None:
+    """Puts the weights of a miniature checkpoint into a UNet and text encoder of the same shape.
+
+    Token rows that the checkpoint does not store stay as they are.
+    """
+    tensors = load_file(path)
+    prefix = "model.diffusion_model."
+    unet.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    )
+    embeddings = "cond_stage_model.transformer.text_model.embeddings.token_embedding."
+    stored = {int(row): i for i, row in enumerate(tensors[embeddings + "rows"])}
+    for name, target in text.checkpoint().items():
+        source = tensors["cond_stage_model." + name]
+        if name.endswith("token_embedding.weight"):
+            for i, row in enumerate(text.rows.tolist()):
+                if row in stored:
+                    target[i] = source[stored[row]]
+        elif not name.endswith("token_embedding.rows"):
+            target.copy_(source)
+
+
+@torch.no_grad()
 def write_contact_sheet(
     folder: str,
     name: str,

@@ -4,6 +4,8 @@ resumed at any time.
     COMFYUI_PATH=... python demo/train.py --cache cache.safetensors --vae vae.safetensors --state
     state.pt --minutes 60
 
+It begins with the `--state` file if there is one, else with the weights of the miniature checkpoint
+`--start` (the one that ships, say), else with random weights.
 Every `--sheet-minutes` it writes a contact sheet and `--out`, a checkpoint of the averaged weights.
 On a CPU `--workers` processes of one thread each train the same shared weights without waiting for
 each other
@@ -93,6 +95,7 @@ def main() -> None:
     for name in ("--cache", "--vae", "--state", "--out"):
         parser.add_argument(name, required=True)
     parser.add_argument("--sheets", default="sheets", help="folder for the contact sheets")
+    parser.add_argument("--start", help="miniature checkpoint whose weights to begin with")
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument(
         "--minutes",
@@ -149,6 +152,10 @@ def main() -> None:
             a.copy_(new_average)
         optimizer.load_state_dict(state["optimizer"])
         step, seen, minutes = state["step"], state["seen"], state["minutes"]
+    elif args.start:
+        export.read_weights(args.start, unet, text)
+        for p, a in zip(trained, averaged, strict=True):
+            a.copy_(p.detach())
     logging.info(
         "%.2f M + %.2f M parameters, %d token rows",
         sum(p.numel() for p in unet.parameters()) / 1e6,
