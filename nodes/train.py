@@ -1,11 +1,13 @@
 """Train: Train ED-LoRA, Load Training Images."""
 
 import logging
+from functools import partial
 
 import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
 
+from ..mos_core.formats.saving import check_room
 from ..mos_core.patch.preview import decode_preview
 from ..mos_core.patch.train_concept import StopTraining, train_concept
 from ..mos_core.records import WeightedConcept
@@ -13,7 +15,7 @@ from ..mos_core.train.curve import draw_curve
 from ..mos_core.train.folder import folder_fingerprint, read_training_folder
 from ..mos_core.train.pictures import unpack_batches
 from ..mos_core.train.settings import LAYERS, MASKED_LOSS, REGULARISATION, TrainSettings
-from .folders import list_training, training_path
+from .folders import list_training, save_folder, training_path
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, schema
 
@@ -205,6 +207,7 @@ class TrainEDLoRA(io.ComfyNode):
             report,
             resume[-1].concept if resume else None,
             given["concept_name"],
+            partial(check_room, save_folder("loras")),
         )
         report.finish(progress)
         first = progress.step - len(progress.losses)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,6 +48,17 @@ def save_numbered(folder: Path, prefix: str, ending: str, write: Callable[[Path]
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()  # only if it is empty: the save failed
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises SaveError unless the disk of `folder`, which need not exist yet, has `size` bytes."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise SaveError(
+            f"the disk of the {folder.name} folder has {free / 2**20:.0f} MiB left, the result "
+            f"may take {size / 2**20:.0f} MiB; make room first"
+        )
 
 
 def resolve_inside(folder: Path, prefix: str) -> Path:

@@ -32,12 +32,14 @@ def train_concept(
     on_step: Callable[[Progress, object], None],
     resume: Concept | None = None,
     name: str = "concept",
+    check_room: Callable[[int], None] = lambda size: None,
 ) -> tuple[Concept, Progress]:
     """A concept trained as Mix-of-Show does (section "single-client concept tuning").
 
     images: (h, w, 3) in 0..1 each; masks: (h, w) each, one per image or none; on_step(progress,
-    session) is called after every step and may raise StopTraining. Everything that a user can
-    have got wrong is raised (MosError) before any time is spent.
+    session) is called after every step and may raise StopTraining; check_room(bytes) raises if
+    the result would not fit where it will be saved. Everything that a user can have got wrong
+    is raised (MosError) before any time is spent.
     """
     settings.check()
     tokens = parse_tokens(concept_tokens) if resume is None else resume.tokens
@@ -77,6 +79,7 @@ def train_concept(
             len(architecture.layers),
             resume,
         )
+    check_room(trainable.largest_file())
     latents = encode_views(model, vae, views)
     with open_session(model, clip, trainable, settings.dtype, settings.checkpointing) as session:
         return train(

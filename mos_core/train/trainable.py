@@ -9,6 +9,7 @@ from ..records import Concept, LowRank
 from .settings import TrainError, TrainSettings
 
 EMB, TEXT, UNET = "emb.", "text_encoder.", "unet."
+FILE_ENTRY = 256  # bytes that name one tensor in a file's header
 DOWN, UP = ".lora_down.weight", ".lora_up.weight"
 
 
@@ -51,6 +52,12 @@ class TrainableConcept:
                 named[prefix + module + DOWN] = pair.down
                 named[prefix + module + UP] = pair.up
         return named
+
+    def largest_file(self) -> int:
+        """Bytes of the concept's file if the run is stopped, values and two moments of each
+        parameter; a little more than it takes."""
+        tensors = self.parameters().values()
+        return 3 * sum(p.numel() * p.element_size() + FILE_ENTRY for p in tensors)
 
     def to_concept(self, name: str, metadata: Mapping, resume=None) -> Concept:
         """A snapshot on the CPU, independent of further training."""

@@ -1,7 +1,9 @@
 """Ring 2: training on ComfyUI's own classes, tiny."""
 
 import hashlib
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.sd
@@ -9,8 +11,9 @@ import comfy.taesd.taesd
 import pytest
 import torch
 
-from mix_of_show.mos_core.errors import MosError
+from mix_of_show.mos_core.errors import MosError, SaveError
 from mix_of_show.mos_core.formats import read_concept, save_concept
+from mix_of_show.mos_core.formats.saving import check_room
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.train_concept import train_concept
 from mix_of_show.mos_core.patch.train_session import open_session
@@ -293,6 +296,33 @@ def test_bad_input_is_refused_before_any_step(run, given, message):
     with pytest.raises(MosError, match=message):
         run(on_step=lambda *a: steps.append(1), **given)
     assert not steps
+
+
+def test_a_disk_without_room_for_the_largest_result_is_told_before_any_step(
+    unet, clip, vae, pictures, tmp_path, monkeypatch
+):
+    asked, steps = [], []
+
+    def stop(progress, session):
+        steps.append(progress.step)
+        raise StopTraining("")
+
+    def room(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return lambda size: (asked.append(size), check_room(tmp_path / "loras", size))
+
+    def train(free):
+        return train_concept(
+            unet, clip, vae, *pictures, CAPTION, TOKENS, START, replace(SETTINGS, steps=2),
+            stop, check_room=room(free),
+        )  # fmt: skip
+
+    with pytest.raises(SaveError, match="disk of the loras folder has 0 MiB left"):
+        train(1000)
+    assert not steps
+    concept, _ = train(asked[0])  # stopped at once: the largest file there can be
+    size = save_concept(concept, tmp_path, "x", "safetensors").stat().st_size
+    assert 0.7 * asked[0] < size <= asked[0]
 
 
 def test_regularisation_without_masks_is_refused(run):
