@@ -6,6 +6,17 @@ MosConcepts = io.Custom("MOS_CONCEPTS")
 MosFused = io.Custom("MOS_FUSED")
 MosRegions = io.Custom("MOS_REGIONS")
 
+
+@io.comfytype(io_type="MOS_LAYOUT")
+class MosLayout(io.ComfyTypeIO):
+    """The layout's JSON; web/region_layout.js gives it a canvas as its widget."""
+
+    Type = str
+
+    class Input(io.WidgetInput):
+        pass
+
+
 CATEGORY = "Mix-of-Show"
 
 

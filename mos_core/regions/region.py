@@ -88,6 +88,21 @@ class Regions:
     def with_region(self, region: Region) -> "Regions":
         return Regions(self.width, self.height, (*self.regions, region), self.notes)
 
+    def after(self, before: "Regions | None") -> "Regions":
+        """The regions of `before`, then these, on this canvas.
+
+        Boxes and masks keep their fractions; another aspect ratio is stretched, with a note.
+        """
+        if before is None:
+            return self
+        notes = (*before.notes, *self.notes)
+        if before.regions and before.width * self.height != before.height * self.width:
+            notes += (
+                f"The regions before were made for {before.width} x {before.height} pixels and are "
+                f"stretched to {self.width} x {self.height}.",
+            )
+        return Regions(self.width, self.height, (*before.regions, *self.regions), notes)
+
 
 def shares(regions: Sequence[Region], rows: int, columns: int) -> torch.Tensor:
     """(regions, rows, columns) float32 on the CPU: each region's share of each cell, in 0..1.
