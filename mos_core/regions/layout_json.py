@@ -72,8 +72,8 @@ def check_box(box: Box, name: str, width: int, height: int) -> None:
     w, h = (box.x1 - box.x0) * width, (box.y1 - box.y0) * height
     raise RegionError(
         f"The region '{name}' is {w:g} x {h:g} pixels: too small for every layer of the model. "
-        f"The finest has cells of {FINEST_CELL} x {FINEST_CELL} pixels, and none lies wholly inside "
-        f"the box. Make it at least {2 * FINEST_CELL} x {2 * FINEST_CELL}, or remove it."
+        f"The finest has cells of {FINEST_CELL} x {FINEST_CELL} pixels, and none lies wholly "
+        f"inside the box. Make it at least {2 * FINEST_CELL} x {2 * FINEST_CELL}, or remove it."
     )
 
 

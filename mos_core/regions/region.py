@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 NAME_LENGTH = 40  # of a prompt in a message
+ROUNDING = 1e-6  # of a cell: an edge on the grid stays there, whatever fractions round to
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Box:
         `ceil(start) .. floor(end)` (Mix-of-Show and LoRA-Composer): a box may have no cell on a
         coarse map; it has no effect there.
         """
-        top, left = math.ceil(self.y0 * rows), math.ceil(self.x0 * columns)
-        bottom, right = math.floor(self.y1 * rows), math.floor(self.x1 * columns)
+        top, left = math.ceil(self.y0 * rows - ROUNDING), math.ceil(self.x0 * columns - ROUNDING)
+        bottom = math.floor(self.y1 * rows + ROUNDING)
+        right = math.floor(self.x1 * columns + ROUNDING)
         return slice(top, max(top, bottom)), slice(left, max(left, right))
 
     def weights(self, rows: int, columns: int) -> torch.Tensor:
