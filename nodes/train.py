@@ -15,6 +15,7 @@ from ..mos_core.train.curve import draw_curve
 from ..mos_core.train.folder import folder_fingerprint, read_training_folder
 from ..mos_core.train.pictures import unpack_batches
 from ..mos_core.train.settings import LAYERS, MASKED_LOSS, REGULARISATION, TrainSettings
+from ..mos_core.train.sheet import draw_sheet
 from .folders import list_training, save_folder, training_path
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, schema
@@ -285,6 +286,9 @@ class LoadTrainingImages(io.ComfyNode):
                 io.String.Output(
                     display_name="captions", is_output_list=True, tooltip="Their captions."
                 ),
+                io.Image.Output(
+                    display_name="contact_sheet", tooltip="All of them in one picture, to look at."
+                ),
             ],
         )  # fmt: skip
 
@@ -294,7 +298,8 @@ class LoadTrainingImages(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder, default_caption) -> io.NodeOutput:
-        return io.NodeOutput(*read_training_folder(training_path(folder), default_caption))
+        images, masks, captions = read_training_folder(training_path(folder), default_caption)
+        return io.NodeOutput(images, masks, captions, draw_sheet(images))
 
 
 NODES = [TrainEDLoRA, LoadTrainingImages]
