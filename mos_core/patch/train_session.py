@@ -60,7 +60,7 @@ class TrainSession:
 
     @property
     def needs_loss_scaling(self) -> bool:
-        return self.dtype == torch.float16 and torch.device(self.device).type == "cuda"
+        return self.dtype == torch.float16
 
     def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions -> wide text (batch, tokens, layers * width) and where the concept tokens stand

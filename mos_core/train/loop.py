@@ -86,7 +86,9 @@ def train(
     h, w = latents.shape[2:]
     masked = settings.masked_loss == "mask"
     weights = torch.stack([loss_weight(view, masked, h, w) for view in views])  # (views, 1, h, w)
-    scaler = torch.amp.GradScaler("cuda", enabled=session.needs_loss_scaling)
+    scaler = torch.amp.GradScaler(
+        torch.device(session.device).type, enabled=session.needs_loss_scaling
+    )
     frozen = False
     good = take_snapshot(optimizer)
     begun, first = time.monotonic(), progress.step

@@ -195,6 +195,47 @@ def test_gradients_agree_with_finite_differences(unet, clip, pictures, part, reg
     assert (values[0] - values[1]) / (2 * h) == pytest.approx(slope, rel=0.05)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("bf16", 0.2), ("fp16", 0.05)])
+def test_gradients_in_half_precision_agree_with_those_in_fp32(
+    unet, clip, pictures, dtype, error, run
+):
+    concept, _ = run(replace(SETTINGS, steps=1))
+    gradients: dict[str, dict[str, torch.Tensor]] = {}
+    for kind in ("fp32", dtype):
+        with torch.inference_mode(False), torch.enable_grad():
+            views = make_views(*[[t.clone() for t in p] for p in pictures], CAPTION * 2, 64, 1, 0)
+            latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+            weights = torch.stack([loss_weight(v, True, 8, 8) for v in views])
+            trainable = TrainableConcept(concept.embeddings, concept.text, concept.unet, 16)
+        with open_session(unet.clone(), clip, trainable, kind, False) as session:
+            scale = 2.0**14 if session.needs_loss_scaling else 1.0
+            loss = step_loss(session, trainable, views, latents, weights, SETTINGS, 0)
+            (loss * scale).backward()
+        for name, parameter in trainable.parameters().items():
+            part = name.split(".")[0]
+            gradients.setdefault(part, {}).setdefault(kind, []).append(
+                parameter.grad.flatten() / scale
+            )
+    for part, by_kind in gradients.items():
+        exact, half = torch.cat(by_kind["fp32"]), torch.cat(by_kind[dtype])
+        assert torch.isfinite(half).all(), part
+        assert (half - exact).norm() < error * exact.norm(), part
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_training_in_half_precision_learns_and_keeps_parameters_in_fp32(run, unet, dtype):
+    before = weights_hash(unet.model)
+    concept, progress = run(replace(SETTINGS, steps=6, dtype=dtype))
+    assert progress.step == 6
+    assert not progress.stopped
+    for name, tensor in flat(concept).items():
+        assert tensor.dtype == torch.float32
+        assert torch.isfinite(tensor).all(), name
+        if name.endswith("attn2.to_v.up"):
+            assert tensor.abs().max() > 0, name  # factors start at zero
+    assert weights_hash(unet.model) == before
+
+
 def test_velocity_models_train_towards_velocity(unet, clip):
     """Oracle: ComfyUI's own calculate_denoised turns the target back into the clean latent."""
     import comfy.model_sampling
