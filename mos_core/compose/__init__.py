@@ -1,0 +1,1 @@
+"""LoRA-Composer: several concepts in one picture, unmerged, each in its region."""

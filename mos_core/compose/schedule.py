@@ -1,0 +1,50 @@
+"""When the guidance acts on the latent, and how strongly (LoRA-Composer, eq. 9; public code)."""
+
+import math
+from collections.abc import Sequence
+
+STEP_SIZE = 20.0  # of the first update
+LAST_SHARE = 0.5  # what of it is left at the end of the schedule, before the root is taken
+PATIENCE = 5  # index of the first step whose rising loss may end the guidance
+MAX_STEPS = 26  # after so many guided steps it ends in any case
+
+
+def step_sizes(
+    steps: int, size: float = STEP_SIZE, begin: float = 0.0, end: float = 1.0
+) -> list[float]:
+    """`size * sqrt(s)` for every sampling step, s falling linearly from 1 to LAST_SHARE.
+
+    begin, end: what part of the whole noise schedule the sampler walks, 0..1 (image to image,
+    or a start or end step). Frame: latents of unit variance; see `update_scale`.
+    """
+    first, last = (1 - (1 - LAST_SHARE) * part for part in (begin, end))
+    slope = (last - first) / (steps - 1) if steps > 1 else 0.0
+    return [size * math.sqrt(first + slope * i) for i in range(steps)]
+
+
+def update_scale(sigma: float) -> float:
+    """ComfyUI's latents are x = x_unit * sqrt(1 + sigma^2). Step size and gradient both change, so
+    a step `a * d/dx_unit` is `a * (1 + sigma^2) * d/dx` there."""
+    return 1.0 + sigma * sigma
+
+
+class StopRule:
+    """Which pictures of a batch are still guided: each for itself, until its loss rises once the
+    first steps are over, or its steps are used up."""
+
+    def __init__(self, batch: int, max_steps: int = MAX_STEPS):
+        self.active = [max_steps > 0] * batch
+        self.before = [math.inf] * batch
+        self.max_steps = max_steps
+
+    def seen(self, step: int, losses: Sequence[float]) -> None:
+        """Notes the losses of a step whose update was made; who stops has no further updates.
+
+        A loss that is no number is ignored. step: counted from the beginning of the sampling.
+        """
+        for i, loss in enumerate(losses):
+            if not self.active[i] or not math.isfinite(loss):
+                continue
+            rises = loss > self.before[i] and step >= PATIENCE
+            self.active[i] = not rises and step < self.max_steps - 1
+            self.before[i] = loss
