@@ -24,6 +24,10 @@ class RegionError(MosError):
     """A region or a layout cannot be used as it is."""
 
 
+class SamplerError(MosError):
+    """A sampler cannot be used for what was asked."""
+
+
 class SaveError(MosError):
     """A result cannot be written where it was asked for."""
 
