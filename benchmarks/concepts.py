@@ -1,8 +1,8 @@
 """Who is drawn when a concept of the miniature world is asked for, as judged by matching sprites.
 
-scripts/bench concepts [NAME ...] [--seeds 3] [--save FOLDER]
+scripts/bench concepts [NAME ...] [--folder demo/models/concepts] [--seeds 3] [--save FOLDER]
 
-For every concept in demo/models/concepts: share of right identities at strength 1, with the
+For every concept in the folder: share of right identities at strength 1, with the
 embeddings alone (strength 0), and for the class word on the base model.
 """
 
@@ -29,16 +29,18 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, default=DEMO / "models" / "miniature.safetensors"
     )
+    parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--save", type=Path, help="folder for a contact sheet per concept")
     args = parser.parse_args()
     known = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
-    seeds = list(range(1, args.seeds + 1))
+    seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     shares: dict[str, dict[str, float]] = {}
     with torch.inference_mode():
         base = load_miniature(args.checkpoint)
         for entry in known:
-            file = DEMO / "models" / "concepts" / f"{entry['name']}.safetensors"
+            file = args.folder / f"{entry['name']}.safetensors"
             if not file.is_file() or (args.names and entry["name"] not in args.names):
                 continue
             concept = read_concept(file)
