@@ -1,0 +1,121 @@
+// @ts-check
+/** The fields of the selected box, below the stage. */
+
+import { colorOf } from "./palette.js";
+import { isTooSmall } from "./geometry.js";
+import { make } from "./elements.js";
+
+/** @typedef {import("./state.js").LayoutState} LayoutState */
+/** @typedef {import("./state.js").Box} Box */
+
+/** How a field is read from a box, and what a text in it means; undefined: nothing usable. */
+const FIELDS = {
+  prompt: textField((text) => text),
+  negative: textField((text) => text),
+  concept: textField((text) => text.trim() || null),
+  weight: numberField((number) => Math.max(0, number)),
+  x: numberField(Math.round),
+  y: numberField(Math.round),
+  width: numberField(Math.round),
+  height: numberField(Math.round),
+};
+
+/** @param {(text: string) => any} mean */
+function textField(mean) {
+  return { read: (/** @type {any} */ value) => value ?? "", mean };
+}
+
+/** @param {(number: number) => number} mean */
+function numberField(mean) {
+  return {
+    read: (/** @type {any} */ value) => String(value),
+    mean: (/** @type {string} */ text) =>
+      text.trim() && Number.isFinite(Number(text)) ? mean(Number(text)) : undefined,
+  };
+}
+
+/** @param {LayoutState} state
+ * @returns {{element: HTMLElement, draw: () => void, focus: () => void}} */
+export function makeFields(state) {
+  const rows = { rows: 2, spellcheck: false };
+  /** @type {Record<keyof typeof FIELDS, HTMLInputElement | HTMLTextAreaElement>} */
+  const inputs = {
+    prompt: make("textarea", { ...rows, placeholder: "What this box shows: a photo of a <concept>" }),
+    negative: make("textarea", { rows: 1, spellcheck: false, placeholder: "What it should not show" }),
+    concept: make("input", { type: "text", placeholder: "from the prompt", spellcheck: false }),
+    weight: make("input", { type: "number", min: 0, max: 10, step: 0.05 }),
+    x: make("input", { type: "number", step: 8 }),
+    y: make("input", { type: "number", step: 8 }),
+    width: make("input", { type: "number", step: 8, min: 8 }),
+    height: make("input", { type: "number", step: 8, min: 8 }),
+  };
+  /** @param {keyof typeof FIELDS} name @param {string} text @param {string} tip */
+  const labelled = (name, text, tip) =>
+    make("label", { class: `mos-field mos-${name}`, title: tip }, make("span", {}, text), inputs[name]);
+  const element = make(
+    "div",
+    { class: "mos-fields" },
+    labelled("prompt", "Prompt", "What the box shows. Concept tokens in it choose the concept."),
+    labelled("negative", "Negative", "What the box should not show, beside the global negative."),
+    make(
+      "div",
+      { class: "mos-numbers" },
+      labelled("weight", "Weight", "1 replaces the global prompt, less mixes, 0 has no effect."),
+      labelled("concept", "Concept", "Name of the concept; empty: found by the tokens."),
+      labelled("x", "X", "Left edge in pixels"),
+      labelled("y", "Y", "Upper edge in pixels"),
+      labelled("width", "W", "Width in pixels"),
+      labelled("height", "H", "Height in pixels")
+    )
+  );
+
+  for (const [name, input] of Object.entries(inputs)) {
+    const field = FIELDS[/** @type {keyof typeof FIELDS} */ (name)];
+    const isText = input instanceof HTMLTextAreaElement || input.type === "text";
+    // Texts count while they are typed; half a number ("1" of "128") does not.
+    input.addEventListener(isText ? "input" : "change", () => {
+      const value = field.mean(input.value);
+      if (value !== undefined) state.update({ [name]: value }, `${name} ${state.selected}`);
+      draw();
+    });
+    input.addEventListener("blur", () => {
+      state.endGesture();
+      draw();
+    });
+  }
+
+  const draw = () => {
+    const box = state.box;
+    element.classList.toggle("mos-idle", !box);
+    element.style.setProperty("--mos-color", box ? colorOf(box.color) : "transparent");
+    for (const [name, input] of Object.entries(inputs)) {
+      const text = box ? FIELDS[/** @type {any} */ (name)].read(box[/** @type {keyof Box} */ (name)]) : "";
+      const typing = input === document.activeElement && FIELDS[/** @type {any} */ (name)].mean(input.value) === box?.[/** @type {keyof Box} */ (name)];
+      if (!typing && input.value !== text) input.value = text;
+      input.disabled = !box;
+    }
+  };
+
+  return { element, draw, focus: () => inputs.prompt.focus({ preventScroll: true }) };
+}
+
+/** One line under the stage: what is wrong, else how to begin, else nothing.
+ * @param {LayoutState} state @param {string[]} notes what the last run said of the layout
+ * @returns {{text: string, isProblem: boolean}} */
+export function statusOf(state, notes) {
+  if (state.problem) {
+    return { text: `${state.problem} Drawing starts a new layout.`, isProblem: true };
+  }
+  const small = state.regions.findIndex(isTooSmall);
+  if (small >= 0) {
+    const text = `Box ${small + 1} is too small: no cell of 8 x 8 pixels lies wholly inside.`;
+    return { text, isProblem: true };
+  }
+  const silent = state.regions.findIndex((box) => !box.prompt.trim());
+  if (notes.length) return { text: notes.join(" "), isProblem: false };
+  if (!state.regions.length) {
+    return { text: "Drag on the canvas to draw a box, or choose a preset.", isProblem: false };
+  }
+  if (silent >= 0) return { text: `Box ${silent + 1} has no prompt yet.`, isProblem: false };
+  return { text: "", isProblem: false };
+}
