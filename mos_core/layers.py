@@ -143,6 +143,21 @@ def architecture_of(unet_config: Mapping) -> Architecture:
     )
 
 
+def layer_levels(architecture: Architecture, num_res_blocks: Sequence[int]) -> tuple[int, ...]:
+    """How often the feature map of each layer has been halved: 0 for those at the latent's size."""
+    level: dict[tuple[str, int], int] = {("middle", 0): len(num_res_blocks) - 1}
+    down, up = 1, 0  # input block 0 is the first convolution
+    for number, count in enumerate(num_res_blocks):
+        for _ in range(count + 1):  # the last one of a level is its downsampler
+            level["input", down] = number
+            down += 1
+    for number in reversed(range(len(num_res_blocks))):
+        for _ in range(num_res_blocks[number] + 1):
+            level["output", up] = number
+            up += 1
+    return tuple(level[layer.block] for layer in architecture.layers)
+
+
 # --- names of single modules -----------------------------------------------------------------
 
 _SPATIAL = r"(?P<spatial>(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+)"

@@ -1,0 +1,78 @@
+"""Which concept each region draws: by its name, or by the concept tokens in its prompt."""
+
+import re
+
+from ..errors import RegionError, nearest_names
+from ..records import Concepts
+from ..regions.region import Region, Regions
+from ..text.vocabulary import TOKEN_LIKE, Vocabulary
+
+
+def assign_concepts(
+    regions: Regions, concepts: Concepts
+) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    """The number of each region's concept (None: it has none), and notes for the user.
+
+    Two regions may draw one concept. Raises RegionError, naming the region: its concept is not
+    loaded, or it names several. Raises ConceptTokenError if two concepts share a token.
+    """
+    vocabulary = Vocabulary({}, {})
+    for entry in concepts:
+        vocabulary = vocabulary.extended(entry.concept)
+    owners = {
+        token.casefold(): number
+        for number, entry in enumerate(concepts)
+        for token in entry.concept.tokens
+    }
+    found = tuple(_concept_of(region, concepts, owners) for region in regions.regions)
+    notes = []
+    for number, entry in enumerate(concepts):
+        if number not in found:
+            notes.append(f"The concept '{entry.concept.name}' has no region and is not drawn.")
+    for region, number in zip(regions.regions, found, strict=True):
+        if number is not None and number not in _named(region.prompt, owners):
+            concept = concepts[number].concept
+            notes.append(
+                f"The prompt of the region '{region.name}' has no token of its concept: write "
+                f"{concept.trigger_words} where it should appear. It is not guided without."
+            )
+    return found, tuple(notes)
+
+
+def _named(prompt: str, owners: dict[str, int]) -> list[int]:
+    """The concepts whose tokens stand in a prompt, each once, in their order."""
+    if not owners:
+        return []
+    longest_first = sorted(owners, key=len, reverse=True)
+    words = re.findall("|".join(map(re.escape, longest_first)), prompt.casefold())
+    return list(dict.fromkeys(owners[word] for word in words))
+
+
+def _concept_of(region: Region, concepts: Concepts, owners: dict[str, int]) -> int | None:
+    for match in TOKEN_LIKE.finditer(region.prompt):
+        if match[0].casefold() not in owners:
+            raise RegionError(
+                f"The region '{region.name}' names {match[0]}, but no loaded concept has that "
+                f"token; nearest: {nearest_names(match[0], owners)}. Load the concept with Load "
+                "ED-LoRA, correct the name, or write it without angle brackets."
+            )
+    named = _named(region.prompt, owners)
+    if region.concept is not None:
+        wanted = region.concept.casefold()
+        names = [entry.concept.name for entry in concepts]
+        by_name = [i for i, name in enumerate(names) if name.casefold() == wanted]
+        number = next(iter(by_name), owners.get(wanted))
+        if number is None:
+            raise RegionError(
+                f"The region '{region.name}' should draw the concept '{region.concept}', which is "
+                f"not loaded; nearest: {nearest_names(region.concept, names)}. Load it with Load "
+                "ED-LoRA, correct the name, or leave the region's concept empty."
+            )
+        named = [number, *(other for other in named if other != number)]
+    if len(named) > 1:
+        both = " and ".join(f"'{concepts[i].concept.name}'" for i in named)
+        raise RegionError(
+            f"The region '{region.name}' names the concepts {both}. A region draws one concept: "
+            "give each a region of its own."
+        )
+    return named[0] if named else None

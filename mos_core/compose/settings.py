@@ -1,0 +1,29 @@
+"""What a user may choose of LoRA-Composer's guidance."""
+
+from dataclasses import dataclass, field
+
+from .guidance import GuidanceTerms
+from .schedule import MAX_STEPS, STEP_SIZE
+
+# The choices of the node -> how often the latent is halved. The published one is 1/32 of the
+# picture, which is 1/4 of the latent.
+RESOLUTIONS = {"auto": None, "1/8": 0, "1/16": 1, "1/32": 2, "1/64": 3}
+PUBLISHED_LEVEL = 2
+LEAST_CELLS = 16  # "auto" looks at finer maps while a region has fewer cells than these
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """terms: the loss. step_size: of the first update, latents of unit variance. steps: at most so
+    many guided steps. resolution: of the attention maps, a key of RESOLUTIONS. reinitialise: before
+    the first step."""
+
+    terms: GuidanceTerms = field(default_factory=GuidanceTerms)
+    step_size: float = STEP_SIZE
+    steps: int = MAX_STEPS
+    resolution: str = "auto"
+    reinitialise: bool = True
+
+    @property
+    def updates(self) -> bool:
+        return self.steps > 0 and self.step_size > 0 and self.terms.any
