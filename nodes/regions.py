@@ -1,7 +1,9 @@
-"""Regions: Region Layout, Region From Mask."""
+"""Regions: Region Layout, Region From Mask, Regions From Colour Mask, Regions From Boxes."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
+from ..mos_core.regions.from_boxes import add_boxes
+from ..mos_core.regions.from_colors import add_colors
 from ..mos_core.regions.from_masks import add_mask
 from ..mos_core.regions.layout_json import EMPTY_LAYOUT, parse_layout
 from ..mos_core.regions.picture import draw_regions
@@ -9,7 +11,19 @@ from .progress import send_text
 from .schema import CATEGORY, MosLayout, MosRegions, schema
 
 SIZE = {"default": 512, "min": 64, "max": 16384, "step": 8}
-WEIGHT = {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}
+WEIGHT = {
+    "default": 1.0,
+    "min": 0.0,
+    "max": 10.0,
+    "step": 0.05,
+    "tooltip": "1: the region's prompt replaces the global one; less: a mixture; 0: no effect.",
+}
+NEGATIVE = {
+    "default": "",
+    "multiline": True,
+    "tooltip": "What the region should not show, beside the global negative prompt.",
+}
+BoundingBox = getattr(io, "BoundingBox", io.Custom("BOUNDING_BOX"))  # not in 0.3.75
 
 
 class RegionLayout(io.ComfyNode):
@@ -21,7 +35,6 @@ class RegionLayout(io.ComfyNode):
             category=f"{CATEGORY}/regions",
             description="Draw boxes on the picture and give each a prompt of its own.",
             search_aliases=["mix of show", "regional prompt", "boxes", "bounding boxes", "couple"],
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Int.Input("width", **SIZE, tooltip="Width of the picture in pixels."),
                 io.Int.Input("height", **SIZE, tooltip="Height of the picture in pixels."),
@@ -57,9 +70,10 @@ class RegionLayout(io.ComfyNode):
         cls, width, height, layout=EMPTY_LAYOUT, regions=None, background=None
     ) -> io.NodeOutput:
         drawn = parse_layout(layout, width, height).after(regions)
-        node_id = cls.hidden.unique_id if cls.hidden else None
-        send_text(node_id, "\n".join(drawn.notes))
-        return io.NodeOutput(drawn, draw_regions(drawn, background))
+        shown = {"mos_notes": list(drawn.notes), "mos_canvas": [width, height]}
+        if background is not None:
+            shown["mos_background"] = ui.PreviewImage(background[:1]).as_dict()["images"]
+        return io.NodeOutput(drawn, draw_regions(drawn, background), ui=shown)
 
 
 class RegionFromMask(io.ComfyNode):
@@ -82,18 +96,8 @@ class RegionFromMask(io.ComfyNode):
                 io.String.Input(
                     "prompt", default="", multiline=True, tooltip="What the region shows."
                 ),
-                io.String.Input(
-                    "negative",
-                    default="",
-                    multiline=True,
-                    tooltip="What the region should not show, beside the global negative prompt.",
-                ),
-                io.Float.Input(
-                    "weight",
-                    **WEIGHT,
-                    tooltip="1: the region's prompt replaces the global one; less: a mixture; 0: "
-                    "no effect.",
-                ),
+                io.String.Input("negative", **NEGATIVE),
+                io.Float.Input("weight", **WEIGHT),
                 io.String.Input(
                     "concept",
                     default="",
@@ -113,8 +117,101 @@ class RegionFromMask(io.ComfyNode):
     @classmethod
     def execute(cls, mask, prompt, negative, weight, concept, regions=None) -> io.NodeOutput:
         added = add_mask(mask, prompt, negative, weight, concept, regions)
-        send_text(cls.hidden.unique_id if cls.hidden else None, "\n".join(added.notes))
-        return io.NodeOutput(added)
+        return tell_notes(cls, added)
 
 
-NODES = [RegionLayout, RegionFromMask]
+class RegionsFromColors(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_RegionsFromColors",
+            display_name="Regions From Colour Mask",
+            category=f"{CATEGORY}/regions",
+            description="One region for each colour of a picture, with a line of prompts each.",
+            search_aliases=["mix of show", "color mask", "segmentation", "regional prompt"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="A picture in flat colours, one for each region. Any size: it covers "
+                    "the whole canvas.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="One prompt a line, for the colours from left to right. A line that "
+                    "begins with a colour, as in #ff0000 a cat, is for that colour.",
+                ),
+                io.String.Input(
+                    "background",
+                    default="#000000",
+                    tooltip="The colour that is no region: #rrggbb, black, white or none.",
+                ),
+                io.String.Input("negative", **NEGATIVE),
+                io.Float.Input("weight", **WEIGHT),
+                MosRegions.Input(
+                    "regions",
+                    optional=True,
+                    tooltip="Regions before these. Without them the canvas is as large as the "
+                    "picture.",
+                ),
+            ],
+            outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
+        )
+
+    @classmethod
+    def execute(cls, image, prompts, background, negative, weight, regions=None) -> io.NodeOutput:
+        added = add_colors(image, prompts, background, negative, weight, regions)
+        return tell_notes(cls, added)
+
+
+class RegionsFromBoxes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_RegionsFromBoxes",
+            display_name="Regions From Boxes",
+            category=f"{CATEGORY}/regions",
+            description="One region for each bounding box, from ComfyUI's own nodes that make "
+            "such boxes (in versions that have them) or from JSON, with a line of prompts each.",
+            search_aliases=["mix of show", "bounding boxes", "bbox", "detection"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.MultiType.Input(
+                    "boxes",
+                    [BoundingBox, io.String],
+                    tooltip="Bounding boxes, or a text with JSON: "
+                    '[{"x": 0, "y": 0, "width": 256, "height": 512}], in pixels of the canvas.',
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="One prompt a line, in the order of the boxes. Empty: the boxes' own "
+                    "labels. Boxes without a prompt are left out.",
+                ),
+                io.Int.Input("width", **SIZE, tooltip="Width of the canvas in pixels."),
+                io.Int.Input("height", **SIZE, tooltip="Height of the canvas in pixels."),
+                io.String.Input("negative", **NEGATIVE),
+                io.Float.Input("weight", **WEIGHT),
+                MosRegions.Input("regions", optional=True, tooltip="Regions before these."),
+            ],
+            outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, boxes, prompts, width, height, negative, weight, regions=None
+    ) -> io.NodeOutput:
+        added = add_boxes(boxes, prompts, width, height, negative, weight, regions)
+        return tell_notes(cls, added)
+
+
+def tell_notes(node, regions) -> io.NodeOutput:
+    """The regions, and on the node what was changed on the way in."""
+    send_text(node.hidden.unique_id if node.hidden else None, "\n".join(regions.notes))
+    return io.NodeOutput(regions)
+
+
+NODES = [RegionLayout, RegionFromMask, RegionsFromColors, RegionsFromBoxes]

@@ -55,6 +55,7 @@ def format_layout(regions: Regions) -> str:
             "negative": region.negative,
             "weight": region.weight,
             "concept": region.concept,
+            **({} if region.color is None else {"color": region.color}),
         }
         for region in regions.regions
         if region.box is not None
@@ -149,16 +150,20 @@ def _region(
     prompt = _text(entry, "prompt", f"{number}")
     name = Region(prompt).name if prompt.strip() else f"{number} (without a prompt)"
     across, down = scale
-    x, y, w, h = (_number(entry, side, name) for side in SIDES)
+    x, y, w, h = (read_number(entry, side, name) for side in SIDES)
     box, note = place_box((x * across, y * down, w * across, h * down), name, width, height)
-    weight = _number(entry, "weight", name, 1.0)
+    weight = read_number(entry, "weight", name, 1.0)
     if weight < 0:
         raise RegionError(f"The region '{name}' has the weight {weight:g}. Weights are 0 or more.")
     concept = _text(entry, "concept", name).strip() or None
-    return Region(prompt, _text(entry, "negative", name), weight, concept, box), note
+    color = entry.get("color")
+    color = color if isinstance(color, int) else None
+    negative = _text(entry, "negative", name)
+    return Region(prompt, negative, weight, concept, box, color=color), note
 
 
-def _number(entry: dict[str, Any], key: str, name: str, default: float | None = None) -> float:
+def read_number(entry: dict[str, Any], key: str, name: str, default: float | None = None) -> float:
+    """A finite number of a region. Raises RegionError, naming the region and the key."""
     value = entry.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         found = repr(value)[:NAME_LENGTH] if key in entry else "missing"

@@ -26,9 +26,9 @@ def draw_regions(regions: Regions, background: torch.Tensor | None = None) -> to
     """
     size = (regions.height, regions.width)
     canvas = _paper(size, background)  # (height, width, 3)
-    for number, region in enumerate(regions.regions):
+    for color, region in zip(_colors(regions), regions.regions, strict=True):
         cover = FILL * _cover(region, size)[..., None]
-        canvas = canvas * (1 - cover) + torch.from_numpy(_rgb(number)) * cover
+        canvas = canvas * (1 - cover) + torch.from_numpy(_rgb(color)) * cover
     picture = Image.fromarray((canvas.clamp(0, 1) * 255).round().byte().numpy())
     _write(picture, regions)
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)[None]
@@ -76,11 +76,11 @@ def _write(picture: Image.Image, regions: Regions) -> None:
     unit = max(1, min(picture.size) // 256)  # width of a line
     height = 11 * unit  # of a letter
     font = _font(height)
-    for number, region in enumerate(regions.regions):
+    for number, (region, color) in enumerate(zip(regions.regions, _colors(regions), strict=True)):
         left, top, right, bottom = _pixels(region, (regions.height, regions.width))
         if region.box is not None:
             frame = (left, top, right - 1, bottom - 1)
-            draw.rectangle(frame, outline=_color(number), width=2 * unit)
+            draw.rectangle(frame, outline=color, width=2 * unit)
         letters = max(4, int((right - left - 8 * unit) / (0.55 * height)))
         text = f"{number + 1}  {' '.join(region.prompt.split())}"
         lines = textwrap.wrap(text, letters, max_lines=LINES_OF_A_PROMPT, placeholder=" …")
@@ -97,10 +97,13 @@ def _font(height: int):
         return ImageFont.load_default()
 
 
-def _color(number: int) -> str:
-    return PALETTE[number % len(PALETTE)]
+def _colors(regions: Regions) -> list[str]:
+    """ "#rrggbb" of each region."""
+    return [
+        PALETTE[(number if region.color is None else region.color) % len(PALETTE)]
+        for number, region in enumerate(regions.regions)
+    ]
 
 
-def _rgb(number: int) -> np.ndarray:
-    color = _color(number)
+def _rgb(color: str) -> np.ndarray:
     return np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=np.float32)

@@ -48,6 +48,7 @@ class Region:
     box or mask, one of them: mask (height, width) float32 in 0..1 over the whole canvas, any
     resolution; soft values are weights. weight: 0 or more; 1 replaces what was there, less mixes.
     concept: name of the concept that the region draws, or None: found by the tokens in `prompt`.
+    color: number of its colour in pictures of the layout; None takes its place in the list.
     """
 
     prompt: str
@@ -56,6 +57,7 @@ class Region:
     concept: str | None = None
     box: Box | None = None
     mask: torch.Tensor | None = field(default=None, repr=False)
+    color: int | None = None
 
     @property
     def name(self) -> str:

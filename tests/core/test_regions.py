@@ -1,0 +1,415 @@
+"""Regions: boxes on feature maps, layouts as JSON, regions from masks, colours and boxes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mix_of_show.mos_core.errors import RegionError
+from mix_of_show.mos_core.regions.from_boxes import add_boxes
+from mix_of_show.mos_core.regions.from_colors import add_colors, find_colors
+from mix_of_show.mos_core.regions.from_masks import add_mask
+from mix_of_show.mos_core.regions.layout_json import (
+    EMPTY_LAYOUT,
+    FINEST_CELL,
+    format_layout,
+    parse_layout,
+)
+from mix_of_show.mos_core.regions.picture import PALETTE, draw_regions
+from mix_of_show.mos_core.regions.region import Box, Region, Regions, shares
+
+
+def entry(x=0, y=0, width=256, height=256, prompt="a <wizard>", **more):
+    return {"x": x, "y": y, "width": width, "height": height, "prompt": prompt, **more}
+
+
+def layout(*regions, **more):
+    return json.dumps({"version": 1, "regions": list(regions), **more})
+
+
+def cells(region, size=512):
+    """The cells of the finest map that the region has, as (left, top, right, bottom)."""
+    down, across = region.box.cells(size // FINEST_CELL, size // FINEST_CELL)
+    return across.start, down.start, across.stop, down.stop
+
+
+# ------------------------------------------------------------------------- cells and shares
+
+
+def test_a_box_has_the_cells_that_lie_wholly_inside():
+    box = Box(0.1, 0.1, 0.9, 0.5)  # on 8 x 8: columns 0.8 to 7.2, rows 0.8 to 4
+    assert box.cells(8, 8) == (slice(1, 4), slice(1, 7))
+
+
+@pytest.mark.parametrize("cell", [8, 16, 32, 64])
+def test_an_edge_on_the_grid_is_the_edge_of_a_cell_on_every_canvas(cell):
+    """In floating point 15 * 8 / 176 * 22 is above 15: without care the box would lose a cell."""
+    for size in range(64, 2049, cell):
+        if size % cell:
+            continue
+        columns = size // cell
+        for at in range(columns):
+            box = Box(at * cell / size, 0.0, (at + 1) * cell / size, 1.0)
+            assert box.cells(1, columns)[1] == slice(at, at + 1), (size, at)
+
+
+def test_shares_of_a_cell_add_up_to_at_most_one_and_a_lone_region_keeps_its_weight():
+    left = Region("left", weight=1.0, box=Box(0, 0, 0.75, 1))
+    right = Region("right", weight=0.5, box=Box(0.5, 0, 1, 1))
+    share = shares([left, right], 1, 4)[:, 0]
+    expected = [[1, 1, 1 / 1.5, 0], [0, 0, 0.5 / 1.5, 0.5]]
+    torch.testing.assert_close(share, torch.tensor(expected))
+
+
+# ------------------------------------------------------------------------- layouts
+
+
+def test_a_layout_is_read_as_fractions_of_its_canvas():
+    text = layout(entry(128, 64, 256, 128, negative="blurry", weight=0.5, concept="wizard"))
+    (region,) = parse_layout(text, 512, 256).regions
+    assert region.box == Box(0.25, 0.25, 0.75, 0.75)
+    assert (region.prompt, region.negative) == ("a <wizard>", "blurry")
+    assert (region.weight, region.concept) == (0.5, "wizard")
+
+
+def test_what_is_not_said_of_a_region_has_the_values_of_the_interface():
+    (region,) = parse_layout(
+        layout({"x": 0, "y": 0, "width": 64, "height": 64, "concept": None}), 64, 64
+    ).regions
+    assert (region.prompt, region.negative, region.weight, region.concept) == ("", "", 1.0, None)
+
+
+def test_a_layout_written_and_read_is_the_same_layout():
+    text = layout(
+        entry(8, 16, 100, 203, "first", weight=0.3, color=4),
+        entry(300, 1, 212, 511, "second", negative="dark", concept="zebra"),
+        canvas=[517, 512],
+    )
+    regions = parse_layout(text, 517, 512)
+    written = format_layout(regions)
+    assert parse_layout(written, 517, 512).regions[0].box == regions.regions[0].box
+    assert format_layout(parse_layout(written, 517, 512)) == written
+    assert json.loads(written)["regions"][1] == {
+        **entry(300, 1, 212, 511, "second", negative="dark", concept="zebra"),
+        "weight": 1.0,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "  \n", EMPTY_LAYOUT])
+def test_an_empty_layout_has_no_regions(text):
+    assert parse_layout(text, 512, 512).regions == ()
+
+
+def test_a_hundred_regions_are_read():
+    boxes = [entry(48 * (i % 10), 48 * (i // 10), 48, 48, f"thing {i}") for i in range(100)]
+    regions = parse_layout(layout(*boxes), 512, 512)
+    assert [region.prompt for region in regions.regions] == [f"thing {i}" for i in range(100)]
+    assert shares(regions.regions, 64, 64).shape == (100, 64, 64)
+
+
+def test_keys_of_a_later_pack_are_left_alone():
+    (region,) = parse_layout(layout(entry(rotation=45), theme="dark"), 512, 512).regions
+    assert region.prompt == "a <wizard>"
+
+
+def test_a_layout_drawn_on_another_canvas_is_scaled_and_says_so():
+    drawn = parse_layout(layout(entry(64, 64, 128, 64), canvas=[256, 256]), 512, 256)
+    assert drawn.regions[0].box == Box(0.25, 0.25, 0.75, 0.5)
+    assert "256 x 256" in drawn.notes[0]
+    assert "512 x 256" in drawn.notes[0]
+
+
+def test_a_box_over_the_edge_is_clipped_with_a_note_that_names_it():
+    drawn = parse_layout(layout(entry(-100, 400, 200, 200, "a long tail")), 512, 512)
+    assert drawn.regions[0].box == Box(0, 400 / 512, 100 / 512, 1)
+    (note,) = drawn.notes
+    assert "a long tail" in note
+    assert "x 0 to 100, y 400 to 512" in note
+
+
+@pytest.mark.parametrize(
+    ("region", "words"),
+    [
+        (entry(width=0, prompt="a thin line"), ["a thin line", "0 x 256", "above 0"]),
+        (entry(height=-8, prompt="upside down"), ["upside down", "256 x -8"]),
+        (entry(x=512, prompt="the right one"), ["the right one", "outside", "512 x 512"]),
+        (entry(y=-256, prompt="the upper one"), ["the upper one", "outside"]),
+        (entry(3, 3, 10, 10, "a crumb"), ["a crumb", "10 x 10", "too small", "16 x 16"]),
+        (entry(508, 0, 100, 64, "a rest"), ["a rest", "4 x 64", "too small"]),
+        (entry(weight=-1), ["a <wizard>", "-1", "0 or more"]),
+        (entry(weight="much"), ["a <wizard>", "weight", "'much'"]),
+        (entry(x=None), ["a <wizard>", "number as its x", "None"]),
+        (entry(y=float("nan")), ["a <wizard>", "number as its y"]),
+        ({"x": 0, "y": 0, "width": 9, "prompt": "half a box"}, ["half a box", "height", "missing"]),
+        (entry(prompt=7), ["text as its prompt", "7"]),
+        (entry(prompt="", width=0), ["1 (without a prompt)", "above 0"]),
+        ("a box", ["Region 1", "'a box'"]),
+    ],
+)
+def test_a_region_that_cannot_be_used_is_named_by_its_prompt(region, words):
+    with pytest.raises(RegionError) as error:
+        parse_layout(layout(region), 512, 512)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_box_of_one_cell_on_the_grid_is_large_enough():
+    (region,) = parse_layout(layout(entry(504, 8, 8, 8)), 512, 512).regions
+    assert cells(region) == (63, 1, 64, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", ["cannot be read", "JSON", '"regions"']),
+        ("[]", ["no list of regions"]),
+        ('{"version": 1, "regions": {}}', ["no list of regions"]),
+        ('{"regions": []}', ["version is None"]),
+        ('{"version": "1", "regions": []}', ["version is '1'"]),
+        ('{"version": 2, "regions": []}', ["version 2", "reads version 1", "Update"]),
+        ('{"version": 1, "canvas": [0, 512], "regions": []}', ["canvas is [0, 512]"]),
+    ],
+)
+def test_a_text_that_is_no_layout_says_what_is_wrong(text, words):
+    with pytest.raises(RegionError) as error:
+        parse_layout(text, 512, 512)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_canvas_without_size_is_refused():
+    with pytest.raises(RegionError, match="0 x 512"):
+        parse_layout(EMPTY_LAYOUT, 0, 512)
+
+
+def test_regions_of_two_layouts_stand_one_after_the_other():
+    first = parse_layout(layout(entry(prompt="first")), 512, 512)
+    second = parse_layout(layout(entry(prompt="second")), 768, 768)
+    both = second.after(first)
+    assert [region.prompt for region in both.regions] == ["first", "second"]
+    assert (both.width, both.height, both.notes) == (768, 768, ())
+    wide = parse_layout(EMPTY_LAYOUT, 768, 512).after(first)
+    assert "512 x 512" in wide.notes[0]
+    assert second.after(None) is second
+
+
+# ------------------------------------------------------------------------- masks
+
+
+def test_a_mask_of_another_size_covers_the_whole_canvas():
+    """Twice as large in each direction: the same weights on the feature map."""
+    small = torch.rand(64, 64, generator=torch.Generator().manual_seed(1))
+    large = small.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    canvas = Regions(512, 512)
+    one = add_mask(small, "a cat", before=canvas).regions[0].weights(32, 32)
+    other = add_mask(large, "a cat", before=canvas).regions[0].weights(32, 32)
+    torch.testing.assert_close(one, other)
+
+
+def test_a_mask_without_a_canvas_is_the_canvas():
+    regions = add_mask(torch.ones(1, 48, 64), "a cat")
+    assert (regions.width, regions.height, regions.notes) == (64, 48, ())
+
+
+def test_a_mask_of_another_aspect_ratio_is_stretched_with_a_note():
+    regions = add_mask(torch.ones(64, 32), "a cat", before=Regions(512, 512))
+    assert "a cat" in regions.notes[0]
+    assert "32 x 64" in regions.notes[0]
+
+
+def test_grey_of_a_mask_is_a_weight():
+    mask = torch.full((8, 8), 0.25)
+    region = add_mask(mask, "a cat", weight=0.5).regions[0]
+    torch.testing.assert_close(region.weights(4, 4), torch.full((4, 4), 0.125))
+
+
+def test_the_masks_of_a_batch_are_joined():
+    masks = torch.zeros(2, 8, 8)
+    masks[0, :4] = 1
+    masks[1, 2:6] = 0.5
+    joined = add_mask(masks, "a cat").regions[0].mask
+    assert joined[:4].eq(1).all()
+    assert joined[4:6].eq(0.5).all()
+    assert joined[6:].eq(0).all()
+
+
+def test_the_mask_that_came_in_stays_as_it_is():
+    mask = torch.full((1, 8, 8), 1.5)
+    region = add_mask(mask, "a cat").regions[0]
+    assert region.mask.max() == 1
+    assert mask.eq(1.5).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (torch.zeros(1, 64, 64), ["a cat", "empty", "black"]),
+        (torch.full((1, 8, 8), float("nan")), ["a cat", "no numbers"]),
+        (torch.zeros(1, 0, 8), ["a cat", "shape"]),
+        (torch.zeros(8), ["a cat", "shape"]),
+    ],
+)
+def test_a_mask_that_cannot_be_used_is_named_by_its_prompt(mask, words):
+    with pytest.raises(RegionError) as error:
+        add_mask(mask, "a cat")
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+# ------------------------------------------------------------------------- colours
+
+
+def painted(*areas, size=(64, 96)):
+    """A black picture (1, height, width, 3) with areas (rows, columns, "#rrggbb")."""
+    picture = torch.zeros(1, *size, 3)
+    for rows, columns, color in areas:
+        rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        picture[0, rows, columns] = torch.tensor(rgb)
+    return picture
+
+
+RED, GREEN, BLUE = "#ff0000", "#00ff00", "#0000ff"
+THREE = painted(
+    (slice(8, 56), slice(64, 90), RED),
+    (slice(8, 56), slice(4, 30), GREEN),
+    (slice(0, 30), slice(34, 60), BLUE),
+)
+
+
+def test_colours_take_the_prompts_from_left_to_right():
+    regions = add_colors(THREE, "the green one\n\nthe blue one\n the red one \n")
+    assert [r.prompt for r in regions.regions] == ["the green one", "the blue one", "the red one"]
+    expected = (THREE[0, ..., 1] == 1).float()
+    assert torch.equal(regions.regions[0].mask, expected)
+
+
+def test_colours_one_below_the_other_take_the_prompts_from_top_to_bottom():
+    rows = painted((slice(40, 60), slice(10, 80), RED), (slice(5, 25), slice(10, 80), BLUE))
+    regions = add_colors(rows, "above\nbelow")
+    assert regions.regions[0].mask[10, 40] == 1
+    assert regions.regions[1].mask[50, 40] == 1
+
+
+def test_a_line_that_names_a_colour_is_for_that_colour():
+    regions = add_colors(THREE, "#f80808 red\nleft\nmiddle").regions
+    assert [region.prompt for region in regions] == ["red", "left", "middle"]
+    assert regions[0].mask[30, 70] == 1
+    assert regions[1].mask[30, 10] == 1
+
+
+def test_noise_and_soft_edges_do_not_make_colours():
+    """Blurred and noisy as after JPEG: the same regions, but for the pixels at the edges."""
+    soft = THREE.movedim(-1, 1)
+    soft = torch.nn.functional.avg_pool2d(soft, 3, 1, 1).movedim(1, -1)
+    noise = torch.randn(soft.shape, generator=torch.Generator().manual_seed(3))
+    regions = add_colors((soft + 0.02 * noise).clamp(0, 1), "a\nb\nc")
+    for region, exact in zip(regions.regions, add_colors(THREE, "a\nb\nc").regions, strict=True):
+        assert (region.mask != exact.mask).float().mean() < 0.01
+
+
+def test_every_pixel_has_a_colour():
+    colors, labels = find_colors(THREE[0])
+    assert {tuple(color) for color in colors.tolist()} == {
+        (0, 0, 0),
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+    }
+    assert np.array_equal(colors[labels], (THREE[0] * 255).byte().numpy())
+
+
+def test_without_a_background_black_is_a_region_too():
+    regions = add_colors(painted((slice(0, 64), slice(0, 48), RED)), "left\nright", "none")
+    assert [region.mask.mean().item() for region in regions.regions] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("picture", "prompts", "background", "words"),
+    [
+        (THREE, "one\ntwo", "black", ["3 colours", "#00ff00, #0000ff, #ff0000", "2 prompts"]),
+        (painted(), "one", "black", ["no colour beside its background"]),
+        (THREE, "#ffff00 sun\nb\nc", "black", ["#ffff00 sun", "does not have"]),
+        (THREE, "#ff0000 a\n#ff0000 b\nc", "black", ["#ff0000 b", "has a prompt already"]),
+        (THREE, "a", "purple", ["'purple' is no colour", "#rrggbb"]),
+    ],
+)
+def test_colours_that_do_not_match_the_prompts_are_named(picture, prompts, background, words):
+    with pytest.raises(RegionError) as error:
+        add_colors(picture, prompts, background)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_photograph_is_no_colour_mask():
+    noise = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(5))
+    with pytest.raises(RegionError, match="flat colour") as error:
+        add_colors(noise, "a")
+    assert len(str(error.value)) < 400
+
+
+# ------------------------------------------------------------------------- boxes of other nodes
+
+
+ONE = {"x": 0, "y": 0, "width": 256, "height": 512, "label": "person", "score": 0.9}
+TWO = {"x": 256, "y": 0, "width": 256, "height": 512, "label": "dog"}
+
+
+@pytest.mark.parametrize("boxes", [[ONE, TWO], [[ONE, TWO]], json.dumps([[ONE, TWO]])])
+def test_boxes_come_as_a_list_for_each_picture_or_as_json(boxes):
+    regions = add_boxes(boxes, "a wizard\na zebra", 512, 512)
+    assert [region.prompt for region in regions.regions] == ["a wizard", "a zebra"]
+    assert regions.regions[1].box == Box(0.5, 0, 1, 1)
+    assert regions.notes == ()
+
+
+def test_a_single_box_is_a_region():
+    assert add_boxes(ONE, "a wizard", 512, 512).regions[0].box == Box(0, 0, 0.5, 1)
+
+
+def test_without_prompts_the_labels_of_the_boxes_count():
+    assert [r.prompt for r in add_boxes([ONE, TWO], "", 512, 512).regions] == ["person", "dog"]
+
+
+def test_boxes_without_a_prompt_are_left_out_with_a_note():
+    regions = add_boxes([[ONE, TWO], [ONE]], "a wizard", 512, 512)
+    assert len(regions.regions) == 1
+    assert "2 pictures" in regions.notes[0]
+    assert "1 of 2 boxes" in regions.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "prompts", "words"),
+    [
+        ("[", "a", ["cannot be read"]),
+        ([1, 2], "a", ["no bounding boxes", "[1, 2]"]),
+        ([ONE], "a\nb", ["2 prompts", "1 boxes"]),
+        ([{**ONE, "width": 0}], "a cat", ["a cat", "above 0"]),
+        ([{**ONE, "x": "left"}], "a cat", ["a cat", "number as its x"]),
+    ],
+)
+def test_boxes_that_cannot_be_used_say_what_is_wrong(boxes, prompts, words):
+    with pytest.raises(RegionError) as error:
+        add_boxes(boxes, prompts, 512, 512)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+# ------------------------------------------------------------------------- the picture
+
+
+def test_the_picture_is_as_large_as_the_canvas_and_shows_each_region_in_its_colour():
+    regions = parse_layout(
+        layout(entry(0, 0, 100, 160, "", color=2), entry(200, 40, 120, 120, "")), 320, 160
+    )
+    picture = draw_regions(regions)
+    assert picture.shape == (1, 160, 320, 3)
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    for color, (row, column) in ((PALETTE[2], (80, 1)), (PALETTE[1], (100, 201))):
+        rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        torch.testing.assert_close(picture[0, row, column], torch.tensor(rgb))
+
+
+def test_a_background_shows_where_no_region_is():
+    gradient = torch.linspace(0, 1, 64)[None, None, :, None].expand(1, 64, 64, 3)
+    regions = add_mask(torch.eye(64), "a line")
+    plain = draw_regions(Regions(64, 64), gradient)
+    drawn = draw_regions(regions, gradient)
+    torch.testing.assert_close(plain, gradient, atol=1 / 255, rtol=0)
+    assert torch.equal(drawn[0, 60, :20], plain[0, 60, :20])
