@@ -5,6 +5,7 @@ from comfy_api.latest import io
 MosConcepts = io.Custom("MOS_CONCEPTS")
 MosFused = io.Custom("MOS_FUSED")
 MosRegions = io.Custom("MOS_REGIONS")
+MosComposerLog = io.Custom("MOS_COMPOSER_LOG")
 
 
 @io.comfytype(io_type="MOS_LAYOUT")

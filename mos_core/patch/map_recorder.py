@@ -7,7 +7,7 @@ import torch
 from ..compose.cells import RegionCells
 
 RECORDER = "mix_of_show_recorder"  # its key in transformer_options
-# There too: an ExitStack that what is put on modules for this pass shall live on, because a backward
+# There too: an ExitStack on which things put on modules for this pass live on, because a backward
 # pass may run blocks again.
 KEEP = "mix_of_show_keep"
 

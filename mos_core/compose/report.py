@@ -1,0 +1,18 @@
+"""A ComposerLog in words."""
+
+from .log import ComposerLog
+
+
+def write_report(log: ComposerLog) -> str:
+    """How many steps were led, how the loss went, what each region adds to it, and the notes."""
+    lines = []
+    if not log.steps:
+        lines.append("No step has been led yet.")
+    else:
+        first, last = log.steps[0], log.steps[-1]
+        lines.append(f"{len(log.steps)} of {log.total_steps} steps were led.")
+        lines.append(f"loss {first.losses[0]:.2f} -> {last.losses[0]:.2f}")
+        for number, name in enumerate(log.names):
+            terms = ", ".join(f"{term} {last.terms[term][number]:.2f}" for term in last.terms)
+            lines.append(f"{number + 1}  {name}: {terms}")
+    return "\n".join([*lines, *log.notes])

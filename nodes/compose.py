@@ -1,0 +1,177 @@
+"""Compose: Composer Attention, and a look at what it did."""
+
+from comfy_api.latest import io
+
+from ..mos_core.compose.guidance import GuidanceTerms
+from ..mos_core.compose.injection import INJECTIONS
+from ..mos_core.compose.picture import draw_losses, draw_maps
+from ..mos_core.compose.report import write_report
+from ..mos_core.compose.schedule import MAX_STEPS, STEP_SIZE
+from ..mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
+from ..mos_core.patch.composer import ComposerSettings, apply_composer
+from .progress import send_text
+from .schema import CATEGORY, MosComposerLog, MosConcepts, MosRegions, schema
+
+STRENGTH = {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}
+
+
+class ComposerAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_ComposerAttention",
+            display_name="Composer Attention Patch",
+            category=f"{CATEGORY}/compose",
+            description="Several concepts in one picture without merging them: each acts in its "
+            "own region alone, and the latent is led to show each concept in its box "
+            "(LoRA-Composer). Works with the stock samplers.",
+            search_aliases=["mix of show", "lora composer", "multi concept", "regional lora"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model; it stays as it is."),
+                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                MosConcepts.Input("concepts", tooltip="From Load ED-LoRA; usually a chain."),
+                MosRegions.Input(
+                    "regions",
+                    tooltip="Where each concept goes: its tokens stand in the region's prompt, or "
+                    "its name in the region.",
+                ),
+                io.Combo.Input(
+                    "injection",
+                    options=list(INJECTIONS),
+                    default=INJECTIONS[0],
+                    tooltip="Which layers get a concept's LoRA, in its region only. full: all of "
+                    "them. paper: cross-attention. reference: as the public code, cross-attention "
+                    "without queries.",
+                ),
+                io.Boolean.Input(
+                    "isolation",
+                    default=True,
+                    tooltip="In self-attention, regions do not see each other.",
+                ),
+                io.Boolean.Input(
+                    "enhancement",
+                    default=True,
+                    tooltip="Leads the latent so that each concept is strong in its region.",
+                ),
+                io.Float.Input(
+                    "enhancement_strength", **STRENGTH, tooltip="1 is the published one."
+                ),
+                io.Boolean.Input(
+                    "fill",
+                    default=True,
+                    tooltip="Leads the latent so that each concept fills its region.",
+                ),
+                io.Float.Input("fill_strength", **STRENGTH, tooltip="1 is the published one."),
+                io.Boolean.Input(
+                    "restriction",
+                    default=True,
+                    tooltip="Leads the latent so that regions look less at what is outside.",
+                ),
+                io.Float.Input(
+                    "restriction_strength", **STRENGTH, tooltip="1 is the published one."
+                ),
+                io.Boolean.Input(
+                    "reinitialise",
+                    default=True,
+                    tooltip="Before sampling, each region gets the noise that suits its concept "
+                    "best.",
+                ),
+                io.Int.Input(
+                    "guidance_steps",
+                    default=MAX_STEPS,
+                    min=0,
+                    max=10000,
+                    tooltip="At most so many steps lead the latent; it ends earlier when the loss "
+                    "rises. 0: none, any sampler works.",
+                ),
+                io.Float.Input(
+                    "guidance_step_size",
+                    default=STEP_SIZE,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
+                    tooltip="How far the first of these steps goes; later ones go less far. 20 is "
+                    "the published one.",
+                ),
+                io.Combo.Input(
+                    "attention_maps",
+                    options=list(RESOLUTIONS),
+                    default="auto",
+                    tooltip="Resolution of the attention maps that lead the latent, as a part of "
+                    "the picture's. auto: 1/32 as published, finer where regions are small.",
+                ),
+                io.String.Input(
+                    "background_concept",
+                    default="",
+                    tooltip="Name of a loaded concept for what lies outside the regions. Encode "
+                    "the global prompt with this node's CLIP then.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="Connect this to the sampler."),
+                io.Clip.Output(tooltip="For the global prompts, positive and negative."),
+                MosComposerLog.Output(
+                    display_name="log", tooltip="For Composer Attention Maps, after sampling."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, concepts, regions, injection="full", isolation=True,
+        enhancement=True, enhancement_strength=1.0, fill=True, fill_strength=1.0,
+        restriction=True, restriction_strength=1.0, reinitialise=True,
+        guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
+        background_concept="",
+    ) -> io.NodeOutput:  # fmt: skip
+        terms = GuidanceTerms(
+            enhancement * enhancement_strength,
+            fill * fill_strength,
+            restriction * restriction_strength,
+        )
+        guidance = GuidanceSettings(
+            terms, guidance_step_size, guidance_steps, attention_maps, reinitialise
+        )
+        settings = ComposerSettings(injection, isolation, guidance, background_concept)
+        *patched, notes = apply_composer(model, clip, concepts, regions, settings)
+        send_text(cls.hidden.unique_id if cls.hidden else None, "\n".join(notes))
+        return io.NodeOutput(*patched)
+
+
+class ComposerMaps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_ComposerMaps",
+            display_name="Composer Attention Maps",
+            category=f"{CATEGORY}/compose",
+            description="What Composer Attention Patch saw while it led the latent: each region's "
+            "attention maps over the steps, and how the loss fell.",
+            search_aliases=["mix of show", "attention map", "loss curve"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                MosComposerLog.Input("log", tooltip="From Composer Attention Patch."),
+                io.Latent.Input(
+                    "samples", tooltip="What the sampler made with its MODEL, so that it is done."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="maps", tooltip="A row per region, a column per step."
+                ),
+                io.Image.Output(display_name="losses", tooltip="The loss over the steps."),
+                io.String.Output(
+                    display_name="report", tooltip="How many steps were led, how far, and notes."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, log, samples) -> io.NodeOutput:
+        report = write_report(log)
+        send_text(cls.hidden.unique_id if cls.hidden else None, report)
+        return io.NodeOutput(draw_maps(log), draw_losses(log), report)
+
+
+NODES = [ComposerAttention, ComposerMaps]
