@@ -1,0 +1,58 @@
+"""LoRA-Composer's golden UNet, LoRAs and texts as the pack's and ComfyUI's own objects."""
+
+import comfy.utils
+import torch
+
+from mix_of_show.mos_core.patch.regional_texts import RegionText
+from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
+
+from .golden_composer import read_composer_config, read_composer_tensors
+from .tiny_models import LAYERS, SD15_UNET, WIDTH, empty_unet
+
+MULT = [1, 1, 2, 1]
+
+
+def composer_unet(dtype=torch.float32):
+    """The golden UNet as a ModelPatcher: 64 channels at the third level, 32 elsewhere."""
+    patcher = empty_unet(dtype, channel_mult=MULT)
+    names = comfy.utils.unet_to_diffusers({**SD15_UNET, "channel_mult": MULT})
+    weights = {names[k]: w.to(dtype) for k, w in read_composer_tensors("unet").items()}
+    patcher.model.diffusion_model.load_state_dict(weights, strict=True)
+    return patcher
+
+
+def composer_concepts():
+    """The golden LoRAs as a chain of concepts; their embeddings are already in the texts."""
+    return tuple(WeightedConcept(_concept(number)) for number in range(3))
+
+
+def _concept(number: int) -> Concept:
+    tensors = read_composer_tensors(f"lora_{number}")
+    ends = (".lora_down.weight", ".lora_up.weight")
+    modules = {key.removesuffix(end) for key in tensors for end in ends if key.endswith(end)}
+    factors = {m: LowRank(*(tensors[m + end].float() for end in ends)) for m in sorted(modules)}
+    tokens = {f"<x{number}>": torch.zeros(LAYERS, WIDTH)}
+    return Concept(f"lora_{number}", tokens, {}, factors, "sd15")
+
+
+def wide(text: torch.Tensor) -> torch.Tensor:
+    """(16, tokens, width), or (tokens, width) for all layers -> (1, tokens, 16 * width)."""
+    layers = text if text.ndim == 3 else text.expand(LAYERS, -1, -1)
+    return layers.transpose(0, 1).flatten(1)[None]
+
+
+def composer_texts() -> tuple[RegionText, ...]:
+    inputs = read_composer_tensors("inputs")
+    pairs = zip(inputs["region_pos"], inputs["region_neg"], strict=True)
+    return tuple(RegionText(wide(positive), wide(negative)) for positive, negative in pairs)
+
+
+def composer_context(halves=("neg", "pos")) -> torch.Tensor:
+    """The global text of each chunk of a batch, wide."""
+    inputs = read_composer_tensors("inputs")
+    return torch.cat([wide(inputs[f"context_{half}"]) for half in halves])
+
+
+def composer_assigned() -> tuple[int, ...]:
+    """Which concept each region draws."""
+    return tuple(read_composer_config()["region_lora"])
