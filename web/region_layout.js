@@ -30,7 +30,7 @@ function follow(object, name, after) {
 /** The picture that a linked Load Image shows, or "".  @param {any} node */
 function linkedPicture(node) {
   const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === "background");
-  const source = slot >= 0 ? node.getInputNode?.(slot) : null;
+  const source = slot >= 0 && node.graph ? node.getInputNode(slot) : null;
   const file = source?.type === "LoadImage" ? String(valueOf(source, "image") ?? "") : "";
   if (!file) return "";
   const [, subfolder, filename] = /** @type {string[]} */ (/^(?:(.*)\/)?([^/]*)$/.exec(file));

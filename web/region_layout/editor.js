@@ -96,8 +96,8 @@ export class RegionEditor {
   draw() {
     const { state } = this;
     const [width, height] = state.canvas;
-    this.stage.style.setProperty("--mos-width", String(width));
-    this.stage.style.setProperty("--mos-height", String(height));
+    this.element.style.setProperty("--mos-width", String(width));
+    this.element.style.setProperty("--mos-height", String(height));
     const step = this.host.step() < 64 ? 64 : this.host.step(); // lines closer than 64 are a haze
     this.stage.style.setProperty("--mos-column", `${(100 * step) / width}cqw`);
     this.stage.style.setProperty("--mos-row", `${(100 * step) / height}cqh`);

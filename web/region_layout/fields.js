@@ -99,7 +99,11 @@ export function makeFields(state) {
   return { element, draw, focus: () => inputs.prompt.focus({ preventScroll: true }) };
 }
 
-/** One line under the stage: what is wrong, else how to begin, else nothing.
+const HINT =
+  "Drag on free canvas: a new box; with Shift, on top of others. Alt: no snapping. Arrows: move, " +
+  "with Shift: resize.";
+
+/** What is said under the fields: what is wrong, else how to go on.
  * @param {LayoutState} state @param {string[]} notes what the last run said of the layout
  * @returns {{text: string, isProblem: boolean}} */
 export function statusOf(state, notes) {
@@ -117,5 +121,5 @@ export function statusOf(state, notes) {
     return { text: "Drag on the canvas to draw a box, or choose a preset.", isProblem: false };
   }
   if (silent >= 0) return { text: `Box ${silent + 1} has no prompt yet.`, isProblem: false };
-  return { text: "", isProblem: false };
+  return { text: HINT, isProblem: false };
 }

@@ -59,7 +59,7 @@ export class LayoutState {
       this.problem = /** @type {Error} */ (error).message;
     }
     this.regions = fitted(this.base, this.canvas);
-    this.selected = Math.min(this.selected, this.regions.length - 1);
+    this.selected = Math.min(Math.max(this.selected, 0), this.regions.length - 1);
     this.changed("load");
   }
 

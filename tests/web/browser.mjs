@@ -1,0 +1,239 @@
+// The region editor in a real browser: node tests/web/browser.mjs ADDRESS RENDERER [FOLDER]
+//
+// ADDRESS of a running ComfyUI with the pack, RENDERER classic or vue, FOLDER for screenshots. Needs
+// playwright-core (found through NODE_PATH too) and Chromium (CHROMIUM names it). Prints one JSON
+// object of what was seen; exit status 3: playwright-core is missing.
+
+import { createRequire } from "node:module";
+
+const [address, renderer, folder] = process.argv.slice(2);
+const require = createRequire(import.meta.url);
+let chromium;
+try {
+  ({ chromium } = require("playwright-core"));
+} catch {
+  process.exit(3);
+}
+
+const seen = { errors: [] };
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+});
+const page = await browser.newPage({ viewport: { width: 1400, height: 1000 } });
+page.on("pageerror", (error) => seen.errors.push(String(error.stack || error).slice(0, 400)));
+const shot = async (name) => {
+  if (folder) await page.screenshot({ path: `${folder}/${renderer}-${name}.png` });
+};
+
+/** The page with an empty graph, in the renderer that is asked for. */
+async function open() {
+  await page.goto(address);
+  await page.waitForFunction(() => window.LiteGraph?.registered_node_types?.MOS_RegionLayout, null, {
+    timeout: 120000,
+  });
+  // The editor opens a graph of its own some time after that.
+  await page
+    .waitForFunction(() => window.app?.graph?._nodes?.length > 0, null, { timeout: 15000 })
+    .catch(() => {});
+  await page.waitForTimeout(1500);
+  await page.evaluate(async (vue) => {
+    const set = (name, value) => app.extensionManager.setting.set(name, value);
+    await set("Comfy.TutorialCompleted", true);
+    await set("Comfy.Minimap.Visible", false);
+    await set("Comfy.VueNodes.Enabled", vue);
+  }, renderer === "vue");
+  await page.keyboard.press("Escape");
+}
+
+/** A Region Layout and a preview of its picture, in view. */
+async function newGraph() {
+  await page.evaluate(() => {
+    app.graph.clear();
+    const node = LiteGraph.createNode("MOS_RegionLayout");
+    const preview = LiteGraph.createNode("PreviewImage");
+    node.pos = [0, 0];
+    preview.pos = [560, 0];
+    app.graph.add(node);
+    app.graph.add(preview);
+    node.connect(1, preview, 0);
+  });
+  await show();
+}
+
+async function show() {
+  await page.evaluate(() => {
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [120, 160];
+    app.canvas.setDirty(true, true);
+  });
+  await page.locator(".mos-stage").first().waitFor();
+  await page.waitForTimeout(1000);
+}
+
+const stage = () => page.locator(".mos-stage").first();
+const boxes = () => page.locator(".mos-layout").first().locator(".mos-box");
+const layoutText = () =>
+  page.evaluate(() => {
+    const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+    return node?.widgets.find((w) => w.name === "layout").value;
+  });
+const regions = async () => JSON.parse(await layoutText()).regions;
+const places = async () => (await regions()).map((r) => [r.x, r.y, r.width, r.height]);
+const nodeCount = () => page.evaluate(() => app.graph._nodes.length);
+
+/** Drags from one point of the stage to another, in pixels of the 512 x 512 canvas. */
+async function drag(from, to, keys = []) {
+  const shown = await stage().boundingBox();
+  const at = ([x, y]) => [shown.x + (shown.width * x) / 512, shown.y + (shown.height * y) / 512];
+  const [[x0, y0], [x1, y1]] = [at(from), at(to)];
+  await page.mouse.move(x0, y0);
+  await page.mouse.down();
+  for (const key of keys) await page.keyboard.down(key);
+  await page.mouse.move((x0 + x1) / 2, (y0 + y1) / 2, { steps: 4 });
+  await page.mouse.move(x1, y1, { steps: 4 });
+  await page.mouse.up();
+  for (const key of keys) await page.keyboard.up(key);
+}
+
+const type = (text) => page.locator(".mos-prompt textarea").first().fill(text);
+const press = (keys) => page.keyboard.press(keys);
+
+/** Queues the graph and waits for the end of it. */
+const run = () =>
+  page.evaluate(
+    () =>
+      new Promise((resolve) => {
+        for (const name of ["execution_success", "execution_error"]) {
+          app.api.addEventListener(name, (event) => resolve([name, event.detail?.exception_message]));
+        }
+        app.queuePrompt(0, 1);
+        setTimeout(() => resolve(["timeout"]), 60000);
+      })
+  );
+
+try {
+  await open();
+  await newGraph();
+
+  // three boxes, drawn and named
+  await drag([16, 48], [152, 464]);
+  await type("a photo of a <wizard>");
+  await drag([184, 152], [320, 488]);
+  await type("a photo of a <zebra>");
+  await drag([352, 24], [488, 304]);
+  await type("a photo of a <taxi>");
+  seen.drawn = await regions();
+
+  // the second one moved, then its corner dragged, then the drag taken back
+  await drag([250, 400], [266, 368]);
+  seen.moved = await places();
+  const moved = seen.moved[1];
+  const corner = [moved[0] + moved[2], moved[1] + moved[3]];
+  await drag(corner, [corner[0] + 16, corner[1] - 48]);
+  seen.resized = await places();
+  await press("Control+z");
+  seen.undone = await places();
+  await press("Control+y");
+  seen.redone = await places();
+  await press("Control+z");
+  await shot("drawn");
+
+  // the keyboard
+  await press("ArrowRight");
+  await press("Shift+ArrowDown");
+  seen.arrows = await places();
+  await press("Control+d");
+  seen.duplicated = (await regions()).length;
+  await press("PageDown");
+  await press("Delete");
+  seen.deleted = (await regions()).length;
+  seen.nodes = await nodeCount();
+  for (let i = 0; i < 5; i++) await press("Control+z");
+  seen.keysUndone = await places();
+  seen.nodesAfterUndo = await nodeCount();
+  await press("Control+c");
+  await press("Control+v");
+  seen.nodesAfterCopy = await nodeCount();
+
+  // Alt: off the grid; Escape in the middle of a drag: as before
+  await drag([266, 440], [277, 429], ["Alt"]);
+  seen.free = (await places())[1];
+  const shown = await stage().boundingBox();
+  await page.mouse.move(shown.x + 50, shown.y + 100);
+  await page.mouse.down();
+  await page.mouse.move(shown.x + 90, shown.y + 130, { steps: 4 });
+  await press("Escape");
+  await page.mouse.up();
+  seen.escaped = await places();
+
+  // the canvas follows the widgets, and back
+  const size = (width) =>
+    page.evaluate((value) => {
+      const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+      const widget = node.widgets.find((w) => w.name === "width");
+      widget.value = value;
+      widget.callback?.(value);
+    }, width);
+  await size(768);
+  await page.waitForTimeout(300);
+  const wide = await stage().boundingBox();
+  seen.aspect = wide.width / wide.height;
+  seen.wide = await places();
+  await size(512);
+  seen.narrow = await places();
+
+  // saved, reloaded, pasted
+  const text = await layoutText();
+  const workflow = await page.evaluate(() => app.graph.serialize());
+  await page.evaluate(() => app.graph.clear());
+  await open();
+  await page.evaluate((data) => app.loadGraphData(data, true, true), workflow);
+  await show();
+  seen.reloaded = (await layoutText()) === text && (await boxes().count()) === 3;
+  seen.prompt = await page.evaluate(async () => {
+    const { output } = await app.graphToPrompt();
+    return Object.values(output).find((n) => n.class_type === "MOS_RegionLayout").inputs;
+  });
+  seen.pasted = await page.evaluate(async () => {
+    const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+    app.canvas.selectItems([node]);
+    app.canvas.copyToClipboard();
+    app.canvas.pasteFromClipboard();
+    const all = app.graph._nodes.filter((n) => n.type === "MOS_RegionLayout");
+    const values = all.map((n) => n.widgets.find((w) => w.name === "layout").value);
+    const own = new Set(all.map((n) => n.widgets.find((w) => w.name === "layout").element)).size;
+    for (const copy of all.filter((n) => n !== node)) app.graph.remove(copy);
+    return [values.length, new Set(values).size, own];
+  });
+
+  // into a subgraph, where the running editor has them
+  seen.subgraph = await page.evaluate(async () => {
+    const before = JSON.parse(JSON.stringify(app.graph.serialize()));
+    const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+    if (!app.graph.convertToSubgraph) return null;
+    app.graph.convertToSubgraph(new Set([node]));
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const { output } = await app.graphToPrompt();
+    const inside = Object.values(output).find((n) => n.class_type === "MOS_RegionLayout").inputs;
+    await app.loadGraphData(before, true, true);
+    return inside.layout;
+  });
+  seen.text = text;
+  await show();
+
+  seen.run = await run();
+  await page.waitForTimeout(1500);
+  await shot("run");
+
+  // what cannot be used: said in the editor, and by the run
+  await page.evaluate(() => {
+    const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+    node.widgets.find((w) => w.name === "layout").value = '{"version": 9, "regions": []}';
+  });
+  seen.problem = await page.locator(".mos-status").first().textContent();
+  seen.refused = await run();
+} finally {
+  console.log(JSON.stringify(seen));
+  await browser.close();
+}
