@@ -2,7 +2,8 @@
 
 Frames: a feature map of (rows, columns) cells is a sequence of rows * columns tokens. All tensors
 of a Placement lie on one device and were made before the sampling step that uses them, so that
-nothing waits for the device (Mix-of-Show, "regionally controllable sampling"; LoRA-Composer, eq. 2).
+nothing waits for the device (Mix-of-Show, "regionally controllable sampling"; LoRA-Composer,
+eq. 2).
 """
 
 import math

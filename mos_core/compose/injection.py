@@ -4,7 +4,7 @@
 The base weights are never written to, and no weight is merged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch

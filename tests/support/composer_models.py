@@ -3,13 +3,17 @@
 import comfy.utils
 import torch
 
+from mix_of_show.mos_core.compose.injection import Injection
+from mix_of_show.mos_core.patch.layerwise_model import add_layerwise_text
+from mix_of_show.mos_core.patch.regional import add_regional_attention
 from mix_of_show.mos_core.patch.regional_texts import RegionText
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 
-from .golden_composer import read_composer_config, read_composer_tensors
+from .golden_composer import golden_regions, read_composer_config, read_composer_tensors
 from .tiny_models import LAYERS, SD15_UNET, WIDTH, empty_unet
 
 MULT = [1, 1, 2, 1]
+POSITIVE, NEGATIVE = "pos", "neg"
 
 
 def composer_unet(dtype=torch.float32):
@@ -47,12 +51,26 @@ def composer_texts() -> tuple[RegionText, ...]:
     return tuple(RegionText(wide(positive), wide(negative)) for positive, negative in pairs)
 
 
-def composer_context(halves=("neg", "pos")) -> torch.Tensor:
-    """The global text of each chunk of a batch, wide."""
-    inputs = read_composer_tensors("inputs")
-    return torch.cat([wide(inputs[f"context_{half}"]) for half in halves])
+def composer_text(half: str) -> torch.Tensor:
+    """The global text of one half, wide."""
+    return wide(read_composer_tensors("inputs")[f"context_{half}"])
 
 
 def composer_assigned() -> tuple[int, ...]:
     """Which concept each region draws."""
     return tuple(read_composer_config()["region_lora"])
+
+
+def composer_positions() -> tuple[tuple[int, ...], ...]:
+    """Where each region's concept tokens stand in its tokenised prompt."""
+    numbers = read_composer_tensors("inputs")["token_idx"] + 1  # of words; before them is a begin
+    return tuple(tuple(row) for row in numbers.tolist())
+
+
+def composer_model(base, layout="main", isolation="reference", setting="reference"):
+    """A clone of `base` with the layout's regions, concepts and isolation; the published ones."""
+    model = base.clone()
+    add_layerwise_text(model)
+    injection = Injection(setting, composer_concepts(), composer_assigned())
+    regions = golden_regions(layout)
+    return add_regional_attention(model, regions, composer_texts(), injection, isolation)

@@ -35,6 +35,20 @@ def draw(model, positive, size=SIZE, **options):
     return sample(model, positive, positive, steps=1, cfg=1.0, size=size, **options)
 
 
+def predict_noise(model, latent, timestep, context, chunks=None):
+    """The raw UNet output with all patches, weights and wrappers of the ModelPatcher.
+
+    latent: (batch, 4, h, w); context: (batch, tokens, width) or wide. chunks: ComfyUI's
+    cond_or_uncond, 0 for each conditional chunk of the batch, 1 for each other one.
+    """
+    comfy.model_management.load_models_gpu([model])
+    options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
+    if chunks is not None:
+        options["cond_or_uncond"] = list(chunks)
+    t = torch.full((len(latent),), float(timestep))
+    return model.model.diffusion_model(latent, t, context=context, transformer_options=options)
+
+
 def count_unet_calls(model):
     """A list that gets the batch size of every UNet call of this ModelPatcher."""
     calls = []

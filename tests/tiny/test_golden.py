@@ -1,6 +1,5 @@
 """The reference's numbers, through the nodes' own path: Apply Concepts, stock encoding, UNet."""
 
-import comfy.model_management
 import pytest
 import torch
 
@@ -8,6 +7,7 @@ from mix_of_show.mos_core.formats.parts import build_concept
 from mix_of_show.mos_core.patch.apply import apply_concepts, apply_to_model
 from mix_of_show.mos_core.records import WeightedConcept
 from support.golden import read_meta, read_parts, read_tensors, relative_error, strength_key
+from support.sampling import predict_noise
 from support.tiny_models import LAYERS, WIDTH, golden_unet
 
 TEXT_TOLERANCE = 5e-6  # the issue asks for 1e-4; measured: 6e-7
@@ -33,14 +33,6 @@ def encode(clip, prompt):
 def by_layer(wide):
     """(1, tokens, layers * width) -> (layers, tokens, width)"""
     return wide.unflatten(-1, (LAYERS, WIDTH))[0].transpose(0, 1)
-
-
-def predict_noise(model, latent, timestep, context):
-    """The raw UNet output with all patches, weights and wrappers of the ModelPatcher."""
-    comfy.model_management.load_models_gpu([model])
-    options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
-    t = torch.full((len(latent),), float(timestep))
-    return model.model.diffusion_model(latent, t, context=context, transformer_options=options)
 
 
 def prepare_case(case, alpha, unet, clip, concepts):
