@@ -92,7 +92,7 @@ class ComposerAttention(io.ComfyNode):
                     max=1000.0,
                     step=0.5,
                     tooltip="How far the first of these steps goes; later ones go less far. 20 is "
-                    "the published one.",
+                    "the published one, for 1024 x 512 pixels.",
                 ),
                 io.Combo.Input(
                     "attention_maps",
@@ -100,6 +100,12 @@ class ComposerAttention(io.ComfyNode):
                     default="auto",
                     tooltip="Resolution of the attention maps that lead the latent, as a part of "
                     "the picture's. auto: 1/32 as published, finer where regions are small.",
+                ),
+                io.Boolean.Input(
+                    "smaller_steps_on_small_pictures",
+                    default=True,
+                    tooltip="On pictures smaller than 1024 x 512 the steps go less far, in "
+                    "proportion to the area. Off: as published.",
                 ),
                 io.String.Input(
                     "background_concept",
@@ -123,7 +129,7 @@ class ComposerAttention(io.ComfyNode):
         enhancement=True, enhancement_strength=1.0, fill=True, fill_strength=1.0,
         restriction=True, restriction_strength=1.0, reinitialise=True,
         guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
-        background_concept="",
+        smaller_steps_on_small_pictures=True, background_concept="",
     ) -> io.NodeOutput:  # fmt: skip
         terms = GuidanceTerms(
             enhancement * enhancement_strength,
@@ -131,7 +137,12 @@ class ComposerAttention(io.ComfyNode):
             restriction * restriction_strength,
         )
         guidance = GuidanceSettings(
-            terms, guidance_step_size, guidance_steps, attention_maps, reinitialise
+            terms,
+            guidance_step_size,
+            guidance_steps,
+            attention_maps,
+            reinitialise,
+            smaller_steps_on_small_pictures,
         )
         settings = ComposerSettings(injection, isolation, guidance, background_concept)
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)

@@ -16,13 +16,14 @@ LEAST_CELLS = 16  # "auto" looks at finer maps while a region has fewer cells th
 class GuidanceSettings:
     """terms: the loss. step_size: of the first update, latents of unit variance. steps: at most so
     many guided steps. resolution: of the attention maps, a key of RESOLUTIONS. reinitialise: before
-    the first step."""
+    the first step. by_canvas: smaller steps on smaller pictures (schedule.canvas_share)."""
 
     terms: GuidanceTerms = field(default_factory=GuidanceTerms)
     step_size: float = STEP_SIZE
     steps: int = MAX_STEPS
     resolution: str = "auto"
     reinitialise: bool = True
+    by_canvas: bool = True
 
     @property
     def updates(self) -> bool:

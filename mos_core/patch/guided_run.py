@@ -10,7 +10,7 @@ from ..compose.cells import choose_level, grids_of, region_cells
 from ..compose.guidance import RegionLoss, region_loss
 from ..compose.log import GuidedStep
 from ..compose.reinit import best_window, paste_windows, with_statistics_of
-from ..compose.schedule import StopRule, step_sizes, update_scale
+from ..compose.schedule import StopRule, canvas_share, step_sizes, update_scale
 from ..compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS
 from ..layers import architecture_of, layer_levels
 from .conditional_pass import maps_recorded
@@ -35,8 +35,9 @@ class GuidedRun:
         self.denoise_mask = extra_args.get("denoise_mask")
         self.sigmas = sigmas
         self.begin, self.end = (self._part(sigma) for sigma in (sigmas[0], sigmas[-1]))
+        share = canvas_share(*x.shape[-2:]) if self.settings.by_canvas else 1.0
         self.sizes = step_sizes(
-            max(len(sigmas) - 1, 1), self.settings.step_size, self.begin, self.end
+            max(len(sigmas) - 1, 1), share * self.settings.step_size, self.begin, self.end
         )
         self.rule = StopRule(x.shape[0], self.settings.steps)
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors

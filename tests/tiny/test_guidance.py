@@ -27,6 +27,7 @@ from support.golden_composer import golden_regions, read_composer_config, read_c
 
 SIZE = (32, 64)
 SCALE = 0.18215  # of SD1.5's latents
+PUBLISHED = {"resolution": "1/32", "by_canvas": False}
 VARIANTS = {
     "default": GuidanceTerms(),
     "no_gauss": GuidanceTerms(centring=False),
@@ -52,7 +53,7 @@ def with_guidance(model, layout="main", positions=None, **settings):
     """The log that the guidance on `model` (changed) will fill."""
     regions = golden_regions(layout)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
-    chosen = GuidanceSettings(**{"resolution": "1/32", **settings})
+    chosen = GuidanceSettings(**{**PUBLISHED, **settings})
     add_guidance(model, Guidance(regions, positions or composer_positions(), chosen, log))
     return log
 
@@ -69,7 +70,7 @@ def prepare(model, time, layout="main", **settings):
     guider = types.SimpleNamespace(inner_model=model.model, conds={"positive": [entry]})
     regions = golden_regions(layout)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
-    chosen = GuidanceSettings(**{"resolution": "1/32", **settings})
+    chosen = GuidanceSettings(**{**PUBLISHED, **settings})
     guidance = Guidance(regions, composer_positions(), chosen, log)
     options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
     sigmas = torch.stack([sigma, torch.zeros(())])

@@ -1,0 +1,326 @@
+"""Several concepts in one picture: who stands in which box, for every way that ComfyUI offers.
+
+scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 4 5]
+    [--sets 2] [--seeds 2] [--steps 20] [--save FOLDER]
+
+stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
+attention on the fused model. composer: Composer Attention Patch as it comes. composer-no-X: without
+one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but injection and
+isolation). composer-paper, composer-reference: its other injections.
+
+Layouts, prompts and noise are fixed and the same for all. A box is right if the judge (_judge.py)
+names its concept; `elsewhere` counts asked characters in other boxes or between boxes, per picture.
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _judge import identify, scores_of
+from identity import DEMO
+
+from mix_of_show.mos_core.compose.guidance import GuidanceTerms
+from mix_of_show.mos_core.compose.settings import GuidanceSettings
+from mix_of_show.mos_core.formats import read_concept
+from mix_of_show.mos_core.fuse.settings import FuseSettings
+from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.composer import ComposerSettings, apply_composer
+from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fused import apply_fused
+from mix_of_show.mos_core.patch.layerwise_model import add_layerwise_text
+from mix_of_show.mos_core.patch.miniature import load_miniature
+from mix_of_show.mos_core.patch.regional import add_regional_attention
+from mix_of_show.mos_core.patch.regional_texts import encode_region_texts
+from mix_of_show.mos_core.records import WeightedConcept
+from mix_of_show.mos_core.regions.region import Box, Region, Regions
+
+HEIGHT = 128
+SLOTS = {2: 128, 3: 128, 4: 96, 5: 96}  # pixels of the width for each character
+BOX = (80, 88)  # of a region, pixels: a little more than a character of 54 to 61
+JUDGED = 72  # side of the square in which a character is looked for
+MIDDLE = 0.54  # of a character, fraction of the height (as in the world's pictures)
+PLACES = {
+    2: ("left", "right"),
+    3: ("left", "middle", "right"),
+    4: ("far left", "left", "right", "far right"),
+    5: ("far left", "left", "middle", "right", "far right"),
+}
+BACKGROUNDS = ("beach", "red", "snow", "night", "meadow", "yellow")
+FOUND = 0.75  # score from which a character counts as found between boxes
+ABLATIONS = ("isolation", "enhancement", "fill", "restriction", "reinit", "guidance")
+METHODS = (
+    "stack",
+    "hooks",
+    "fused",
+    "composer",
+    *(f"composer-no-{part}" for part in ABLATIONS),
+    "composer-paper",
+    "composer-reference",
+)
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--counts", nargs="+", type=int, default=list(SLOTS), choices=list(SLOTS))
+    parser.add_argument("--sets", type=int, default=2, help="sets of concepts for each count")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--sampler", default="euler")
+    parser.add_argument("--scheduler", default="normal")
+    parser.add_argument("--step-size", type=float, help="of the guidance; default: published")
+    parser.add_argument("--maps", default="auto", help="resolution of the guidance")
+    parser.add_argument("--ridge", type=float, help="of the fusion; default: as Fuse Concepts")
+    parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
+    parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
+    parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------ questions
+
+
+class Question:
+    """One picture to draw: concepts from left to right, a background, a layout."""
+
+    def __init__(self, concepts, number: int):
+        self.concepts = concepts
+        self.names = [entry.concept.name for entry in concepts]
+        count = len(concepts)
+        self.width = SLOTS[count] * count
+        self.background = BACKGROUNDS[number % len(BACKGROUNDS)]
+        self.centres = [SLOTS[count] * (i + 0.5) for i in range(count)]
+        words = [entry.concept.trigger_words for entry in concepts]
+        self.words = words
+        where = [" in the middle" if p == "middle" else f" on the {p}" for p in PLACES[count]]
+        self.stacked = ", ".join(
+            [f"a {w}{p}" for w, p in zip(words, where, strict=True)]
+            + [f"{self.background} background"]
+        )
+        self.scene = f"{self.background} background"
+        regions = [
+            Region(f"a {word}, {self.scene}", box=self.fraction(centre, *BOX))
+            for word, centre in zip(words, self.centres, strict=True)
+        ]
+        self.regions = Regions(self.width, HEIGHT, tuple(regions))
+        self.judged = [self.fraction(centre, JUDGED, JUDGED) for centre in self.centres]
+
+    def fraction(self, centre: float, width: float, height: float) -> Box:
+        top = min(max(MIDDLE * HEIGHT - height / 2, 0), HEIGHT - height)
+        left = min(max(centre - width / 2, 0), self.width - width)
+        top, left = (8 * round(edge / 8) if width == BOX[0] else edge for edge in (top, left))
+        return Box(
+            left / self.width,
+            top / HEIGHT,
+            (left + width) / self.width,
+            (top + height) / HEIGHT,
+        )
+
+
+def questions_of(count: int, sets: int, concepts) -> list[Question]:
+    """`sets` different choices of concepts, each in its order."""
+    step = len(concepts)
+    return [
+        Question([concepts[(3 * s + i * (1 + s % 2)) % step] for i in range(count)], s)
+        for s in range(sets)
+    ]
+
+
+# -------------------------------------------------------------------------------- methods
+
+
+def encode(clip, text: str):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def stack(base, question, args, settings):
+    model, clip = apply_concepts(*base, question.concepts)
+    return model, encode(clip, question.stacked), encode(clip, "")
+
+
+def hooks(base, question, args, settings):
+    """A masked conditioning for every region with the concept's LoRA as a hook, the scene for the
+    rest, as ComfyUI's own nodes build it; the texts are layer-wise as everywhere here."""
+    import comfy.hooks
+
+    model, clip = base
+    model = model.clone()
+    add_layerwise_text(model)
+    positive, negative = [], []
+    for entry, region in zip(question.concepts, question.regions.regions, strict=True):
+        _, own = apply_concepts(*base, (entry,))
+        mask = region.box.weights(HEIGHT // 8, question.width // 8)[None]
+        lora = {}
+        for module, pair in entry.concept.unet.items():
+            name = "lora_unet_" + module.replace(".", "_")
+            lora[f"{name}.lora_down.weight"] = pair.down
+            lora[f"{name}.lora_up.weight"] = pair.up
+        group = comfy.hooks.create_hook_lora(lora, entry.strength_model, 0.0)
+        for kept, text in ((positive, region.prompt), (negative, "")):
+            (made,) = comfy.hooks.set_conds_props(
+                [encode(own, text)], 1.0, "default", mask=mask, hooks=group
+            )
+            kept += made
+    for kept, text in ((positive, question.scene), (negative, "")):
+        kept += comfy.hooks.set_default_conds_and_combine([[]], [encode(clip, text)])[0]
+    return model, positive, negative
+
+
+FUSIONS: dict = {}
+
+
+def fused(base, question, args, settings):
+    key = tuple(question.names)
+    if key not in FUSIONS:
+        chosen = FuseSettings(width=HEIGHT, height=HEIGHT)
+        if args.ridge is not None:
+            chosen = FuseSettings(
+                width=HEIGHT, height=HEIGHT, ridge=args.ridge, text_rows="all tokens"
+            )
+        FUSIONS[key] = apply_fused(*base, fuse_concepts(*base, question.concepts, chosen)[0])
+    model, clip = FUSIONS[key]
+    texts = encode_region_texts(clip, question.regions)
+    model = add_regional_attention(model, question.regions, texts)
+    return model, encode(clip, question.scene), encode(clip, "")
+
+
+def composer(base, question, args, settings):
+    model, clip, _, _ = apply_composer(*base, question.concepts, question.regions, settings)
+    return model, encode(clip, question.scene), encode(clip, "")
+
+
+def settings_of(method: str, args) -> ComposerSettings:
+    """What Composer Attention Patch would be given."""
+    off = method.removeprefix("composer-no-")
+    terms = {name: float(name != off) for name in ("enhancement", "fill", "restriction")}
+    chosen = {"terms": GuidanceTerms(**terms), "resolution": args.maps}
+    if args.step_size is not None:
+        chosen["step_size"] = args.step_size
+    if off in ("reinit", "guidance"):
+        chosen["reinitialise"] = False
+    if off == "guidance":
+        chosen["steps"] = 0
+    injection = method.removeprefix("composer-")
+    return ComposerSettings(
+        injection if injection in ("paper", "reference") else "full",
+        off != "isolation",
+        GuidanceSettings(**chosen),
+    )
+
+
+def draw(base, vae, question, method, args) -> np.ndarray:
+    """(seeds, h, w, 3) in 0..1"""
+    import comfy.sample
+
+    build = {"stack": stack, "hooks": hooks, "fused": fused}.get(method, composer)
+    settings = settings_of(method, args)
+    model, positive, negative = build(base, question, args, settings)
+    shape = (1, 4, HEIGHT // 8, question.width // 8)
+    noise = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in range(args.seeds)
+    ]
+    noise = torch.cat(noise)
+    latent = comfy.sample.sample(
+        model, noise, args.steps, args.cfg, args.sampler, args.scheduler, positive, negative,
+        torch.zeros_like(noise), disable_pbar=True, seed=0,
+    )  # fmt: skip
+    return vae.decode(latent).float().clamp(0, 1).cpu().numpy()
+
+
+# ---------------------------------------------------------------------------------- judge
+
+
+def sides(box: Box) -> tuple[float, float, float, float]:
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def judge(picture: np.ndarray, question: Question) -> tuple[list[bool], int]:
+    """Which boxes are right, and how many asked characters stand where they were not asked."""
+    found = [identify(picture, sides(box))[0] for box in question.judged]
+    right = [name == asked for name, asked in zip(found, question.names, strict=True)]
+    astray = sum(
+        name in question.names and not fine for name, fine in zip(found, right, strict=True)
+    )
+    between = set()
+    for left in range(0, question.width - JUDGED + 1, 16):
+        for top in range(0, HEIGHT - JUDGED + 1, 14):
+            box = (
+                left / question.width,
+                top / HEIGHT,
+                (left + JUDGED) / question.width,
+                (top + JUDGED) / HEIGHT,
+            )
+            if max(overlap(box, sides(own)) for own in question.judged) > 0.5:
+                continue
+            scores = scores_of(picture, box)
+            best = max(scores, key=lambda name: scores[name])
+            if best in question.names and scores[best] >= FOUND:
+                between.add(best)
+    return right, astray + len(between)
+
+
+def overlap(a, b) -> float:
+    """Of two boxes of one size: common part of one of them."""
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) / (a[2] - a[0])
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1])) / (a[3] - a[1])
+    return wide * high
+
+
+def main() -> None:
+    args = arguments()
+    with torch.inference_mode():
+        *base, vae = load_miniature(args.checkpoint)
+        known = [
+            WeightedConcept(read_concept(file))
+            for file in sorted(args.folder.glob("*.safetensors"))
+        ]
+        result: dict = {}
+        for method in args.methods:
+            rows = []
+            for count in args.counts:
+                start = time.process_time()
+                boxes, pictures, elsewhere = [], [], []
+                for question in questions_of(count, args.sets, known):
+                    drawn = draw(base, vae, question, method, args)
+                    rows += [(picture, question) for picture in drawn]
+                    for picture in drawn:
+                        right, astray = judge(picture, question)
+                        boxes += right
+                        pictures.append(all(right))
+                        elsewhere.append(astray)
+                result.setdefault(method, {})[str(count)] = {
+                    "box_right": round(sum(boxes) / len(boxes), 3),
+                    "all_right": round(sum(pictures) / len(pictures), 3),
+                    "elsewhere": round(sum(elsewhere) / len(elsewhere), 3),
+                    "pictures": len(pictures),
+                    "seconds_each": round((time.process_time() - start) / len(pictures), 1),
+                }
+                logging.info("%s %d: %s", method, count, result[method][str(count)])
+            if args.save:
+                save_sheet([picture for picture, _ in rows], args.save / f"{method}.jpg")
+    summary = {
+        method: round(np.mean([c["box_right"] for c in counts.values()]), 3)
+        for method, counts in result.items()
+    }
+    settings = {"steps": args.steps, "cfg": args.cfg, "seeds": args.seeds, "sets": args.sets}
+    print(json.dumps({"benchmark": "regions_identity", **settings, "mean": summary, **result}))
+
+
+def save_sheet(pictures: list[np.ndarray], file: Path) -> None:
+    from PIL import Image
+
+    width = max(p.shape[1] for p in pictures)
+    padded = [
+        np.pad(p, ((0, 4), (0, width - p.shape[1]), (0, 0)), constant_values=1) for p in pictures
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.concatenate(padded) * 255).round().astype(np.uint8)).save(file, quality=85)
+
+
+if __name__ == "__main__":
+    main()
