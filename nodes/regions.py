@@ -6,7 +6,7 @@ from ..mos_core.regions.from_boxes import add_boxes
 from ..mos_core.regions.from_colors import add_colors
 from ..mos_core.regions.from_masks import add_mask
 from ..mos_core.regions.layout_json import EMPTY_LAYOUT, parse_layout
-from ..mos_core.regions.picture import draw_regions
+from ..mos_core.regions.picture import draw_before, draw_regions
 from .progress import send_text
 from .schema import CATEGORY, MosLayout, MosRegions, schema
 
@@ -53,8 +53,8 @@ class RegionLayout(io.ComfyNode):
                 io.Image.Input(
                     "background",
                     optional=True,
-                    tooltip="A picture to draw on. Shown behind the boxes after the first run; the "
-                    "regions do not depend on it.",
+                    tooltip="A picture to draw on, shown behind the boxes: at once if it comes from "
+                    "Load Image, else after a run. The regions do not depend on it.",
                 ),
             ],
             outputs=[
@@ -71,8 +71,9 @@ class RegionLayout(io.ComfyNode):
     ) -> io.NodeOutput:
         drawn = parse_layout(layout, width, height).after(regions)
         shown = {"mos_notes": list(drawn.notes), "mos_canvas": [width, height]}
-        if background is not None:
-            shown["mos_background"] = ui.PreviewImage(background[:1]).as_dict()["images"]
+        before = draw_before(regions, width, height, background)
+        if before is not None:
+            shown["mos_background"] = ui.PreviewImage(before).as_dict()["images"]
         return io.NodeOutput(drawn, draw_regions(drawn, background), ui=shown)
 
 

@@ -10,11 +10,16 @@ import { RegionEditor } from "./region_layout/editor.js";
 
 const SMALLEST_HEIGHT = 480;
 const FIRST_SIZE = { minWidth: 460, minHeight: 700 };
+const SIZE = 512; // of a canvas, where the node does not say
 const GRID = 8;
 const GRID_PROPERTY = "mos_grid"; // in the node's properties: the grid must not make a run new
 
 /** The editor's value of a widget of the node. @param {any} node @param {string} name */
 const valueOf = (node, name) => node.widgets?.find((/** @type {any} */ w) => w.name === name)?.value;
+
+/** Whether a widget's value comes from another node. @param {any} node @param {string} name */
+const isLinked = (node, name) =>
+  node.inputs?.some((/** @type {any} */ input) => input.name === name && input.link != null);
 
 /** Lets `after` follow each call of a method or callback that may not be there.
  * @param {any} object @param {string} name @param {(...given: any[]) => void} after */
@@ -48,8 +53,15 @@ function tell(node) {
 /** @param {any} node @param {string} name */
 function makeWidget(node, name) {
   let telling = 0;
+  /** @type {number[]} Width and height of the last run. */
+  let ran = [];
   const editor = new RegionEditor({
-    canvas: () => [Number(valueOf(node, "width")) || 512, Number(valueOf(node, "height")) || 512],
+    canvas: () => {
+      const [width, height] = ["width", "height"].map(
+        (side, i) => (isLinked(node, side) && ran[i]) || Number(valueOf(node, side)) || SIZE
+      );
+      return [width, height];
+    },
     step: () => Number(node.properties?.[GRID_PROPERTY] ?? GRID),
     setStep: (step) => {
       node.properties[GRID_PROPERTY] = step;
@@ -88,6 +100,8 @@ function makeWidget(node, name) {
   follow(node, "onExecuted", (/** @type {any} */ output) => {
     const [picture] = output?.mos_background ?? [];
     if (picture) editor.setBackdrop(api.apiURL(`/view?${new URLSearchParams(picture)}`));
+    ran = output?.mos_canvas ?? [];
+    editor.refresh();
     editor.setNotes(output?.mos_notes ?? []);
   });
   forwardToGraph(editor.element);

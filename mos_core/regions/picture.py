@@ -34,6 +34,17 @@ def draw_regions(regions: Regions, background: torch.Tensor | None = None) -> to
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)[None]
 
 
+def draw_before(
+    regions: Regions | None, width: int, height: int, background: torch.Tensor | None
+) -> torch.Tensor | None:
+    """What lies under the boxes of a layout of `width` x `height` pixels: a background and the
+    regions before it, as a picture like that of `draw_regions`; None where there is neither.
+    """
+    if background is None and regions is None:
+        return None
+    return draw_regions(Regions(width, height).after(regions), background)
+
+
 def _paper(size: tuple[int, int], background: torch.Tensor | None) -> torch.Tensor:
     if background is None:
         return torch.full((*size, 3), PAPER)
