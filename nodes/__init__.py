@@ -2,10 +2,10 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, fuse, load, regions, train
+from . import apply, fuse, load, regions, sample, train
 from .folders import register_folders
 
-NODES = [*load.NODES, *apply.NODES, *train.NODES, *fuse.NODES, *regions.NODES]
+NODES = [*load.NODES, *apply.NODES, *train.NODES, *fuse.NODES, *regions.NODES, *sample.NODES]
 
 
 register_folders()  # before the nodes list what is in them

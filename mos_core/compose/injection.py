@@ -6,6 +6,7 @@ The base weights are never written to, and no weight is merged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -43,6 +44,7 @@ class Injection:
             return [None] * len(self.assigned)
         return [self._factors(number, f"{attention}.{part}") for number in self.assigned]
 
+    @cached_property
     def elsewhere(self) -> dict[str, list[LowRank | None]]:
         """Module -> factors per concept, for all modules beside the cross-attentions."""
         if self.setting != "full":

@@ -18,7 +18,7 @@ from ..layers import comfy_unet_key
 def injected(call) -> Iterator[None]:
     """call: a RegionalPass. Without "full" injection there is nothing to do."""
     injection = call.run.injection
-    modules = injection.elsewhere() if injection is not None else {}
+    modules = injection.elsewhere if injection is not None else {}
     handles = []
     try:
         if modules:

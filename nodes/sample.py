@@ -1,0 +1,184 @@
+"""Sample with regions: Regional Attention, Regional Sampler, Region Strengths for Control."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..mos_core.patch.regional import add_regional_attention
+from ..mos_core.patch.regional_control import limit_controls, parse_strengths
+from ..mos_core.patch.regional_texts import encode_region_texts
+from .progress import send_text
+from .schema import CATEGORY, MosRegions, schema
+
+STRENGTH = {"min": 0.0, "max": 10.0, "step": 0.05}
+
+
+def patch_model(model, clip, regions, node_id):
+    """The MODEL with regions; tells the node what was changed on the way."""
+    send_text(node_id, "\n".join(regions.notes))
+    return add_regional_attention(model, regions, encode_region_texts(clip, regions))
+
+
+class RegionalAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_RegionalAttention",
+            display_name="Regional Attention Patch",
+            category=f"{CATEGORY}/regions",
+            description="Gives a MODEL regions with prompts of their own, for any sampler. All are "
+            "drawn in one pass (Mix-of-Show). Needs no LoRA; with fused concepts each box shows "
+            "its own.",
+            search_aliases=["mix of show", "regional prompt", "attention couple", "regional"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="Usually from Fuse Concepts or Load Fused; it stays as it is."
+                ),
+                io.Clip.Input(
+                    "clip", tooltip="Its text encoder, which encodes the regions' prompts."
+                ),
+                MosRegions.Input("regions", tooltip="From Region Layout or Region From Mask."),
+            ],
+            outputs=[io.Model.Output(tooltip="Connect this to the sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, regions) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id if cls.hidden else None
+        return io.NodeOutput(patch_model(model, clip, regions, node_id))
+
+
+class RegionalSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_RegionalSampler",
+            display_name="Regional Sampler",
+            category=f"{CATEGORY}/regions",
+            description="Regional Attention Patch and KSampler in one: samples a latent in which "
+            "each region follows a prompt of its own.",
+            search_aliases=["mix of show", "regional prompt", "ksampler", "sample"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="Usually from Fuse Concepts or Load Fused; it stays as it is."
+                ),
+                io.Clip.Input(
+                    "clip", tooltip="Its text encoder, which encodes the regions' prompts."
+                ),
+                MosRegions.Input("regions", tooltip="From Region Layout or Region From Mask."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The whole picture's prompt; it holds outside the regions."
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="The whole picture's negative prompt. It also holds in regions that "
+                    "have none of their own.",
+                ),
+                io.Latent.Input("latent_image", tooltip="Empty, or a picture to change."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The seed of the noise.",
+                ),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="Number of sampling steps."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strictly the prompts are followed; 1 leaves out the negative "
+                    "prompts.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="dpmpp_2m",
+                    tooltip="The sampling algorithm; every one works.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="karras",
+                    tooltip="How the noise is taken away over the steps.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Less than 1 keeps something of the latent that comes in.",
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="The sampled latent, for VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, regions, positive, negative, latent_image, seed, steps, cfg,
+                sampler_name, scheduler, denoise) -> io.NodeOutput:  # fmt: skip
+        import nodes  # ComfyUI's own
+
+        patched = patch_model(model, clip, regions, cls.hidden.unique_id if cls.hidden else None)
+        (sampled,) = nodes.common_ksampler(
+            patched,
+            seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            latent_image,
+            denoise=denoise,
+        )
+        return io.NodeOutput(sampled)
+
+
+class RegionalControl(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="MOS_RegionalControl",
+            display_name="Region Strengths for Control",
+            category=f"{CATEGORY}/regions",
+            description="Gives a ControlNet or T2I-Adapter a strength per region. Put it directly "
+            "after Apply ControlNet; those before it in the chain keep their strength.",
+            search_aliases=["mix of show", "controlnet", "t2i adapter", "regional control", "pose"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="From Apply ControlNet."),
+                io.Conditioning.Input("negative", tooltip="From Apply ControlNet."),
+                MosRegions.Input("regions", tooltip="Where each strength holds."),
+                io.String.Input(
+                    "strengths",
+                    default="1",
+                    tooltip="One number for all regions, or one each in their order: 1, 0.5, 0. "
+                    "Multiplied with the strength of Apply ControlNet.",
+                ),
+                io.Float.Input(
+                    "outside",
+                    default=0.0,
+                    **STRENGTH,
+                    tooltip="The strength where there is no region.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For the sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the sampler."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive, negative, regions, strengths, outside) -> io.NodeOutput:
+        each = parse_strengths(strengths, len(regions.regions))
+        return io.NodeOutput(*limit_controls((positive, negative), regions, each, outside))
+
+
+NODES = [RegionalAttention, RegionalSampler, RegionalControl]
