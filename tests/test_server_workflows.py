@@ -18,15 +18,30 @@ WORKFLOWS = sorted((CLONE / "workflows").glob("*.json"))
 
 def with_stand_ins(prompt):
     """For a workflow that needs a person's own files: the golden models, small pictures."""
-    prompt = json.loads(re.sub(r"<\w+?(\d)>", r"<a\1>", json.dumps(prompt)))
-    for node in prompt.values():
+    text = json.dumps(prompt)
+    names = dict(zip(dict.fromkeys(re.findall(r"<(\w+?)\d>", text)), "abc", strict=False))
+    prompt = json.loads(re.sub(r"<(\w+?)(\d)>", lambda m: f"<{names.get(m[1], 'a')}{m[2]}>", text))
+    for kind in ("MOS_RegionalControl", "ControlNetApplyAdvanced"):
+        bypass(prompt, kind)
+    loaded = iter("abc")
+    for _, node in sorted(prompt.items(), key=lambda item: int(item[0])):
         if node["class_type"] == "CheckpointLoaderSimple":
             node.update(class_type="MOS_LoadMiniature", inputs={"ckpt_name": CHECKPOINT})
         if node["class_type"] == "MOS_LoadEDLoRA":
-            node["inputs"]["lora_name"] = concept_file("a")
-        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"]["lora_name"] = concept_file(next(loaded))
+        if node["class_type"] in ("EmptyLatentImage", "MOS_FuseConcepts"):
             node["inputs"].update(width=128, height=128)
     return prompt
+
+
+def bypass(prompt, kind):
+    """Takes nodes of a kind out, as the editor's Ctrl+B: their first inputs go on as outputs."""
+    for id in [id for id, node in prompt.items() if node["class_type"] == kind]:
+        through = [v for v in prompt.pop(id)["inputs"].values() if isinstance(v, list)]
+        for node in prompt.values():
+            for name, value in node["inputs"].items():
+                if isinstance(value, list) and value[0] == id:
+                    node["inputs"][name] = through[value[1]]
 
 
 def with_a_fusion(prompt, client, object_info):
