@@ -1,0 +1,260 @@
+"""Regional attention, injection and isolation on plain tensors: by hand and against dense masks."""
+
+import pytest
+import torch
+
+from mix_of_show.mos_core.compose.attention import (
+    common_length,
+    gather,
+    mix_regions,
+    place_regions,
+    repeat_tokens,
+    scatter,
+)
+from mix_of_show.mos_core.compose.injection import (
+    RANK_TOGETHER,
+    Injection,
+    inject,
+    make_blocks,
+    place_block,
+    stack_factors,
+    thin_products,
+)
+from mix_of_show.mos_core.compose.isolation import (
+    BARRED,
+    isolate,
+    isolation_bias,
+    sees,
+    signatures,
+)
+from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
+from mix_of_show.mos_core.regions.region import Box, Region, shares
+
+LEFT, RIGHT = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
+LAYOUTS = {
+    "side by side": [Region("a", box=LEFT), Region("b", box=RIGHT)],
+    "with background": [
+        Region("a", box=Box(0, 0, 0.25, 1)),
+        Region("b", box=Box(0.75, 0, 1, 0.5)),
+    ],
+    "overlapping": [
+        Region("a", box=Box(0, 0, 0.75, 0.75)),
+        Region("b", box=Box(0.5, 0, 1, 1)),
+        Region("c", box=Box(0.5, 0.5, 1, 1)),
+    ],
+    "soft": [Region("a", mask=torch.linspace(0, 1, 8).expand(8, 8)), Region("b", box=LEFT)],
+    "weak": [Region("a", weight=0.4, box=LEFT), Region("b", weight=0.0, box=RIGHT)],
+    "nothing": [Region("a", box=Box(0.51, 0.51, 0.52, 0.52))],
+}
+ROWS, COLUMNS = 4, 8
+
+
+@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
+def regions(request):
+    return request.param
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(rank, into=6, out=5, seed=0):
+    return LowRank(random(rank, into, seed=seed), random(out, rank, seed=seed + 1))
+
+
+def concept(name, factors, strength=1.0):
+    record = Concept(name, {f"<{name}>": torch.zeros(16, 6)}, {}, factors, "sd15")
+    return WeightedConcept(record, strength)
+
+
+# ------------------------------------------------------------------------- regional attention
+
+
+def test_mixing_is_the_sum_by_shares(regions):
+    base = random(2, ROWS * COLUMNS, 3)
+    own = random(len(regions), 2, ROWS * COLUMNS, 3, seed=1)  # each region's attention everywhere
+    placement = place_regions(regions, [77] * len(regions), ROWS, COLUMNS)
+    outputs = [
+        torch.stack(
+            [
+                own[m][:, group.cells.view(len(group.members), -1)[i]]
+                for i, m in enumerate(group.members)
+            ]
+        )
+        for group in placement.groups
+    ]
+    part = shares(regions, ROWS, COLUMNS).flatten(1)
+    expected = base * (1 - part.sum(0))[:, None]
+    for r in range(len(regions)):
+        expected = expected + own[r] * part[r][:, None]
+    if not placement.groups:
+        assert torch.equal(part, torch.zeros_like(part))
+        return
+    found = mix_regions(base, outputs, placement)
+    torch.testing.assert_close(found, expected)
+    outside = part.sum(0) == 0
+    assert torch.equal(found[:, outside], base[:, outside])
+    again = mix_regions(base.clone(), outputs, placement, in_place=True)
+    assert torch.equal(again, found)
+
+
+def test_regions_of_one_size_and_length_run_as_one_batch():
+    regions = [*LAYOUTS["side by side"], Region("c", box=Box(0, 0, 0.25, 1))]
+    placement = place_regions(regions, [77, 77, 77], ROWS, COLUMNS)
+    assert sorted(group.members for group in placement.groups) == [(0, 1), (2,)]
+    placement = place_regions(regions, [77, 154, 77], ROWS, COLUMNS)
+    assert len(placement.groups) == 3
+
+
+def test_gather_and_scatter_are_each_others_inverse():
+    placement = place_regions(LAYOUTS["side by side"], [77, 77], ROWS, COLUMNS)
+    (group,) = placement.groups
+    tokens = random(3, ROWS * COLUMNS, 2)
+    assert torch.equal(scatter(gather(tokens, group)), tokens[:, group.cells])
+
+
+def test_attention_to_repeated_tokens_is_the_same():
+    q, k, v = random(1, 7, 8), random(1, 6, 8, seed=1), random(1, 6, 8, seed=2)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    found = attend(q, repeat_tokens(k, 18), repeat_tokens(v, 18))
+    torch.testing.assert_close(found, attend(q, k, v))
+    assert common_length([77, 154, 231]) == 462
+
+
+# ------------------------------------------------------------------------------------ injection
+
+
+def test_stacked_thin_products_are_each_regions_own_delta():
+    factors = [pair(4), None, pair(2, seed=3)]
+    own = random(3, 2, 7, 6, seed=9)
+    found = thin_products(own, stack_factors(factors, "cpu", torch.float32))
+    for number, one in enumerate(factors):
+        expected = own[number] @ one.delta().T if one else torch.zeros(2, 7, 5)
+        torch.testing.assert_close(found[number], expected)
+    assert stack_factors([None, None], "cpu", torch.float32) is None
+
+
+@pytest.mark.parametrize("rank", [4, RANK_TOGETHER])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_injected_deltas_are_the_sum_by_shares_and_exactly_nothing_elsewhere(
+    rank, in_place, regions
+):
+    factors = [pair(rank), None, pair(4, seed=5)]
+    assigned = (0, 2, None)[: len(regions)]
+    chain = tuple(concept(name, {}) for name in "abc")
+    part = Injection("full", chain, assigned).shares(regions, ROWS, COLUMNS)
+    x, output = random(2, ROWS * COLUMNS, 6), random(2, ROWS * COLUMNS, 5, seed=1)
+    blocks = make_blocks(factors, "cpu", torch.float32)
+    assert len(blocks) == (1 if rank == 4 else 2)
+    found = output.clone()
+    for block in blocks:
+        place = place_block(block.concepts, block.ranks, part, "cpu", torch.float32)
+        if place is not None:
+            found = inject(found, x, block, place, in_place)
+    expected = output.clone()
+    for number, one in enumerate(factors):
+        if one is not None:
+            expected += part[number][:, None] * (x @ one.delta().T)
+    torch.testing.assert_close(found, expected)
+    outside = (part[0] + part[2]) == 0
+    assert torch.equal(found[:, outside], output[:, outside])
+
+
+def test_a_setting_says_which_layers_get_deltas():
+    names = ("attn1.to_q", "attn2.to_q", "attn2.to_k", "attn2.to_out.0", "ff.net.2")
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    chain = (concept("a", {f"{block}.{name}": pair(2) for name in names}),)
+
+    def injected(setting):
+        injection = Injection(setting, chain, (0, None))
+        cross = {
+            part
+            for part in ("to_q", "to_k", "to_v", "to_out.0")
+            if injection.cross_factors(f"{block}.attn2", part)[0] is not None
+        }
+        return cross, {name.removeprefix(f"{block}.") for name in injection.elsewhere}
+
+    assert injected("reference") == ({"to_k", "to_out.0"}, set())
+    assert injected("paper") == ({"to_q", "to_k", "to_out.0"}, set())
+    assert injected("full") == ({"to_q", "to_k", "to_out.0"}, {"attn1.to_q", "ff.net.2"})
+
+
+def test_a_concept_of_strength_0_or_without_a_region_is_not_injected():
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    factors = {f"{block}.attn1.to_q": pair(2), f"{block}.attn2.to_k": pair(2)}
+    for chain, assigned in (
+        ((concept("a", factors, 0.0),), (0,)),
+        ((concept("a", factors),), (None,)),
+    ):
+        injection = Injection("full", chain, assigned)
+        assert injection.elsewhere == {}
+        assert injection.cross_factors(f"{block}.attn2", "to_k") == [None]
+
+
+def test_the_strength_scales_the_delta():
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    one = pair(2)
+    chain = (concept("a", {f"{block}.attn2.to_k": one}, 0.3),)
+    (found,) = Injection("reference", chain, (0,)).cross_factors(f"{block}.attn2", "to_k")
+    torch.testing.assert_close(found.delta(), 0.3 * one.delta())
+
+
+# ------------------------------------------------------------------------------------ isolation
+
+
+@pytest.mark.parametrize("mode", ["on", "reference"])
+def test_gathered_groups_are_attention_with_a_mask(mode, regions):
+    q, k, v = (random(2, ROWS * COLUMNS, 8, seed=s) for s in range(3))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    groups = isolate(regions, ROWS, COLUMNS, mode)
+    bias = isolation_bias(groups, ROWS * COLUMNS)
+    expected = attend(q, k, v, attn_mask=bias)
+    found = torch.full_like(q, torch.nan)
+    for group in groups:
+        keys = slice(None) if group.keys is None else group.keys
+        found[:, group.queries] = attend(q[:, group.queries], k[:, keys], v[:, keys])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_cell_sees_its_own_regions_and_the_background_and_nothing_else(regions):
+    inside = torch.zeros(len(regions), ROWS * COLUMNS, dtype=torch.bool)
+    for number, region in enumerate(regions):
+        cover = Region("", box=region.box, mask=region.mask).weights(ROWS, COLUMNS).flatten()
+        inside[number] = (cover >= 0.5) & (region.weight > 0)
+    bias = isolation_bias(isolate(regions, ROWS, COLUMNS, "on"), ROWS * COLUMNS)
+    background = ~inside.any(0)
+    shared = (inside.T.float() @ inside.float()) > 0
+    allowed = shared | background[:, None] | background[None, :]
+    assert torch.equal(bias == 0, allowed)
+    assert torch.equal(bias == BARRED, ~allowed)
+
+
+def test_the_public_codes_mask_adds_up_pairs_of_different_regions():
+    regions = LAYOUTS["overlapping"]
+    inside = torch.stack([region.weights(ROWS, COLUMNS).flatten() for region in regions])
+    barred = torch.zeros(ROWS * COLUMNS, ROWS * COLUMNS)
+    for a in range(3):
+        for b in range(3):
+            if a != b:
+                barred += inside[a][:, None] * inside[b][None, :]
+    bias = isolation_bias(isolate(regions, ROWS, COLUMNS, "reference"), ROWS * COLUMNS)
+    assert torch.equal(bias == 0, barred == 0)
+
+
+def test_every_cell_is_in_one_group(regions):
+    cells = torch.cat(list(signatures(regions, ROWS, COLUMNS).values()))
+    assert torch.equal(cells.sort().values, torch.arange(ROWS * COLUMNS))
+    assert signatures([], 2, 2)[frozenset()].tolist() == [0, 1, 2, 3]
+
+
+def test_who_sees_whom():
+    a, b, both, none = frozenset({0}), frozenset({1}), frozenset({0, 1}), frozenset()
+    assert sees(a, both, "on")
+    assert sees(both, b, "on")
+    assert not sees(a, b, "on")
+    assert not sees(a, both, "reference")
+    assert not sees(both, both, "reference")
+    for mode in ("on", "reference"):
+        assert sees(a, none, mode)
+        assert sees(none, both, mode)
+        assert sees(a, a, mode)
