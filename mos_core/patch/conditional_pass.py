@@ -49,6 +49,8 @@ def maps_recorded(
             stack.enter_context(checkpointed(unet))
         latent = x.detach().float().clone().requires_grad_(differentiable)
         options = options_for_maps(model_options, recorder, stack)
+        if entry.get("control") is not None:
+            options = with_skips_apart(options)
         with suppress(LastLayerDone):
             comfy.samplers.calc_cond_batch(
                 model, [[ready(entry)]], latent, sigma.detach().clone(), options
@@ -119,6 +121,16 @@ def options_for_maps(model_options: dict, recorder: MapRecorder, keep: ExitStack
     left_out = ("multigpu_clones", "context_handler")
     ours = {name: value for name, value in model_options.items() if name not in left_out}
     return {**ours, "transformer_options": options}
+
+
+def with_skips_apart(model_options: dict) -> dict:
+    """A ControlNet's residuals are added in place to what the down blocks hand across to the up
+    blocks; a backward pass needs it as the next down block saw it. So that one gets a copy."""
+    options = model_options["transformer_options"]
+    patches = dict(options.get("patches", {}))
+    kind = "input_block_patch_after_skip"
+    patches[kind] = [*patches.get(kind, ()), lambda h, transformer_options: h.clone()]
+    return {**model_options, "transformer_options": {**options, "patches": patches}}
 
 
 def plain_attention(func, *args, **kwargs):

@@ -50,7 +50,7 @@ class MapRecorder:
         """q: (batch, cells, inner) of the whole canvas; k: (batch, tokens, inner) of the region's
         text. Both as they enter the attention."""
         positions = self.positions[region]
-        if self.cells[region] is None or len(positions) == 0:
+        if not self._fits(region, q) or len(positions) == 0:
             return
         maps = head_probabilities(q, k, heads)  # (batch, heads, cells, tokens)
         maps = maps.index_select(-1, positions).mean(1).transpose(1, 2)
@@ -68,12 +68,17 @@ class MapRecorder:
         """q, k: (batch, cells, inner) of the whole canvas. allowed: (cells, cells) additive mask
         [query, key], or None."""
         cells = self.cells[region]
-        if cells is None:
+        if cells is None or not self._fits(region, q):
             return
         if allowed is not None:
             allowed = allowed.index_select(0, cells.queries)
         maps = head_probabilities(q.index_select(1, cells.queries), k, heads, allowed).mean(1)
         self._add(self.own, ("self", layer, region), region, maps)
+
+    def _fits(self, region: int, q: torch.Tensor) -> bool:
+        """Whether the queries are the cells of our maps: another pack may merge or cut them."""
+        cells = self.cells[region]
+        return cells is not None and q.shape[1] == cells.inside.numel()
 
     def done(self, layer: int) -> None:
         """The layer has run. May raise LastLayerDone, which is to be let through."""

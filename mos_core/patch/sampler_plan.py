@@ -12,9 +12,8 @@ from ..errors import SamplerError
 
 CHANNELS, SIDE = 4, 4  # of the tiny latent
 SHRINK = 0.5  # the stand-in for the model removes this share of whatever it sees
-CHURN = (
-    1.5  # a sampler that adds noise at the beginning of a step goes above its sigma: up to 2**0.5
-)
+TRIAL = (1.0, 0.0, 10)  # sigmas from 10 to 1, ten of them
+CHURN = 1.5  # samplers that add noise where a step begins go above its sigma, by up to 2**0.5
 
 
 class StandIn:
@@ -77,18 +76,24 @@ def plan_steps(
         calls = {call: step for call, step in plain.step_calls.items() if step < steps}
         if sorted(calls.values()) != list(range(steps)) or not _on_schedule(calls, plain, sigmas):
             raise SamplerError(_refusal(sampler_function))
-        first = min(calls)
-        changed = _walk(sampler_function, model_k, sigmas, extra_args, options, first)
+        effect = _effect(sampler_function, model_k, extra_args, options)
     except SamplerError:
         raise
     except Exception as problem:
         raise SamplerError(f"{_refusal(sampler_function)} (trying it out: {problem})") from problem
-    after = [call for call in calls if call > first]
-    seen = min(after) if after else -1
-    effect = (changed.inputs[seen] - plain.inputs[seen]).mean().item()
     if not effect > 0:
         raise SamplerError(_refusal(sampler_function))
     return calls
+
+
+def _effect(function, model_k, extra_args, options) -> float:
+    """What is left in the second step of a change of 1 in the first, on a schedule that is fine
+    enough for every method."""
+    sigmas = torch.cat([torch.logspace(*TRIAL, base=10.0), torch.zeros(1)])
+    plain = _walk(function, model_k, sigmas, extra_args, options)
+    first, second = sorted(plain.step_calls)[:2]
+    changed = _walk(function, model_k, sigmas, extra_args, options, first)
+    return (changed.inputs[second] - plain.inputs[second]).mean().item()
 
 
 def _on_schedule(calls: dict[int, int], walk: StandIn, sigmas) -> bool:
