@@ -68,7 +68,7 @@ class FuseConcepts(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "ridge",
-                    default=0.001,
+                    default=0.02,
                     min=0.0,
                     max=100.0,
                     step=0.0001,
@@ -80,10 +80,36 @@ class FuseConcepts(io.ComfyNode):
                 io.Combo.Input(
                     "text_rows",
                     options=list(TEXT_ROWS),
-                    default=TEXT_ROWS[0],
+                    default=TEXT_ROWS[1],
                     tooltip="What of a prompt the text layers are solved for. concept tokens: as "
                     "published. all tokens: the padding too, so that with ridge 0 one concept "
                     "fused alone stays exactly that concept.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="What each concept is learnt from, a prompt per line, {} for its "
+                    "tokens: prompts of the kind that you will ask for. Empty: the published "
+                    "'photo of a {}'. Every line costs a sampling per concept.",
+                ),
+                io.Float.Input(
+                    "anchor",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    round=False,
+                    tooltip="Keeps what the base model does on the anchor prompts: its own "
+                    "features count as this many concepts. 0: off. It costs the concepts some of "
+                    "their looks.",
+                ),
+                io.String.Input(
+                    "anchor_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="What is not to be unlearnt, a prompt per line, without concept "
+                    "tokens; empty: the empty prompt.",
                 ),
             ],
             outputs=[
@@ -95,18 +121,29 @@ class FuseConcepts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, concepts, **settings) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, concepts, prompts="", anchor_prompts="", **settings
+    ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id if cls.hidden else None
         bar = comfy.utils.ProgressBar(100, node_id=node_id)
         fused, report = fuse_concepts(
             model,
             clip,
             concepts,
-            FuseSettings(**settings),
+            FuseSettings(
+                **settings,
+                prompts=lines_of(prompts),
+                anchor_prompts=lines_of(anchor_prompts) or ("",),
+            ),
             lambda done, total: bar.update_absolute(done, total),
         )
         send_text(node_id, report)
         return io.NodeOutput(*apply_fused(model, clip, fused), fused, report)
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines that say something."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 class SaveFused(io.ComfyNode):

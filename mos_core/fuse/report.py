@@ -1,6 +1,8 @@
-"""What a fusion cost, in words: per stage and for the layers that lose most."""
+"""What a fusion cost, in words: per stage, per concept, between concepts, and the worst layers."""
 
 from collections.abc import Sequence
+
+import torch
 
 from .stage import LayerReport, input_group
 
@@ -14,9 +16,9 @@ def stage_of(module: str) -> str:
 
 
 def describe_fusion(
-    reports: Sequence[LayerReport], seconds: dict[str, float], worst: int = 5
+    reports: Sequence[LayerReport], seconds: dict[str, float], names: Sequence[str], worst: int = 5
 ) -> str:
-    """Loss per stage (mean squared error against what the concepts ask of a layer) and times."""
+    """Loss per stage and concept (against what the concepts ask of a layer), conflicts, times."""
     lines = ["mean squared error of the layers, unfused -> fused"]
     for stage in STAGES:
         layers = [r for r in reports if stage_of(r.module) == stage]
@@ -24,6 +26,8 @@ def describe_fusion(
             before = sum(r.before for r in layers) / len(layers)
             after = sum(r.after for r in layers) / len(layers)
             lines.append(f"  {stage} ({len(layers)} layers): {before:.4g} -> {after:.4g}")
+    lines += describe_concepts(reports, names)
+    lines += describe_conflicts(reports, names, worst)
     asked = [r for r in reports if r.before > 0]
     asked.sort(key=lambda r: r.after / r.before, reverse=True)
     if asked:
@@ -31,3 +35,49 @@ def describe_fusion(
         lines += [f"  {r.after / r.before:.0%}  {r.module}" for r in asked[:worst]]
     lines.append(", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()))
     return "\n".join(lines)
+
+
+def describe_concepts(reports: Sequence[LayerReport], names: Sequence[str]) -> list[str]:
+    """Which share of what it asks for each concept loses, by stage; about, from the sketches."""
+    lines = ["what each concept loses of its change (estimate)"]
+    for number, name in enumerate(names):
+        parts = []
+        for stage in STAGES:
+            share = lost_share([r for r in reports if stage_of(r.module) == stage], number)
+            if share is not None:
+                parts.append(f"{stage} {share:.0%}")
+        lines.append(f"  {name}: " + (", ".join(parts) or "asks for nothing"))
+    return lines
+
+
+def lost_share(reports: Sequence[LayerReport], number: int) -> float | None:
+    """Mean over the layers of the number-th concept's squared error / what it asks for."""
+    rows = [r.errors[number] for r in reports if r.errors[number, -1] > 0]
+    return sum((row[:-1].sum() / row[-1]).item() for row in rows) / len(rows) if rows else None
+
+
+def conflicts(reports: Sequence[LayerReport]) -> torch.Tensor:
+    """(concepts, concepts + 1): the mean share of what concept i asks for that is lost to concept
+    j; last column: to anchor and ridge. Zeros for solvers other than exact."""
+    asked = [r.errors for r in reports if r.errors[:, -1].sum() > 0]
+    shares = [e[:, :-1] / e[:, -1:].clamp(min=1e-30) * (e[:, -1:] > 0) for e in asked]
+    count = sum(((e[:, -1:] > 0).float() for e in asked), torch.zeros(()))
+    return sum(shares, torch.zeros(())) / count.clamp(min=1)
+
+
+def describe_conflicts(
+    reports: Sequence[LayerReport], names: Sequence[str], worst: int
+) -> list[str]:
+    """The pairs of concepts that cost each other most."""
+    table = conflicts([r for r in reports if stage_of(r.module) == STAGES[2]])
+    if table.ndim < 2 or len(names) < 2 or not bool(table[:, :-1].any()):
+        return []
+    pairs = [
+        ((table[i, j] + table[j, i]).item() / 2, i, j)
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+    ]
+    lines = ["concepts that cost each other most in the other UNet layers (estimate)"]
+    for cost, i, j in sorted(pairs, reverse=True)[:worst]:
+        lines.append(f"  {names[i]} and {names[j]}: {cost:.0%}")
+    return lines

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ..errors import MosError
 
 SOLVERS = ("exact", "lbfgs", "sum")
-PROMPTS = ("photo of a {}", "{}")  # what the text stages see of a concept
+PROMPTS = ("photo of a {}", "{}")  # published: what the text stages see of a concept
+DRAWN = PROMPTS[:1]  # published: what the spatial stage draws
 TEXT_ROWS = ("concept tokens", "all tokens")
-DRAWN = "photo of a {}"  # what the spatial stage draws
 
 
 class FuseError(MosError):
@@ -24,6 +24,19 @@ class FuseSettings:
     height: int = 512
     seed: int = 0
     text_rows: str = "concept tokens"  # one of TEXT_ROWS; the first is the published choice
+    prompts: tuple[str, ...] = ()  # with {} for a concept's tokens; none: the published ones
+    anchor: float = 0.0  # weight of the base model's own features, 1: as one more concept
+    anchor_prompts: tuple[str, ...] = ("",)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The prompts of the text stages."""
+        return self.prompts or PROMPTS
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The prompts of the spatial stage."""
+        return self.prompts or DRAWN
 
     def check(self) -> None:
         """Raises FuseError for a value out of its range."""
@@ -35,6 +48,18 @@ class FuseSettings:
             raise FuseError("ridge must be between 0 and 1e6, steps between 1 and 1000")
         if min(self.width, self.height) < 64 or self.width % 8 or self.height % 8:
             raise FuseError("width and height must be at least 64 and multiples of 8")
+        for prompt in self.prompts:
+            if "{}" not in prompt:
+                raise FuseError(
+                    f"the prompt {prompt!r} has no {{}}; every line of 'prompts' needs {{}} where "
+                    "the concept's tokens are to stand, e.g. photo of a {}"
+                )
+        if not 0 <= self.anchor <= 1e6:
+            raise FuseError("anchor must be between 0 and 1e6")
+        if self.anchor and not self.anchor_prompts:
+            raise FuseError("an anchor needs at least one line in 'anchor_prompts'")
 
     def as_metadata(self) -> dict:
-        return dataclasses.asdict(self)
+        """JSON-able."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

@@ -9,25 +9,40 @@ from .sums import LayerSums
 LBFGS_STEPS, LBFGS_STEPS_SPATIAL, LBFGS_HISTORY = 500, 50, 25
 
 
-def solve_exact(sums: LayerSums, ridge: float = 0.0, cutoff: float = 1e-12) -> torch.Tensor:
-    """The minimiser nearest to W0: D = R (G + ridge I)^+, in float64.
+def solve_exact(sums: LayerSums, ridge: float = 0.0) -> torch.Tensor:
+    """The minimiser nearest to W0: D = R (G + ridge I)^+, in float64; see inverse_of."""
+    return sums.cross @ inverse_of(sums, ridge)
 
-    ridge: relative to the mean eigenvalue of G; holds on to W0 along directions in which the rows
-    hardly vary. cutoff: eigenvalues of G at or below this share of the largest (singular values of
-    X: its root) count as zero; never below the rounding noise of G.
+
+def inverse_of(sums: LayerSums, ridge: float = 0.0, cutoff: float = 1e-12) -> torch.Tensor:
+    """(G + ridge I)^+, (in, in), the same for all modules with the same input.
+
+    ridge: relative to the mean eigenvalue of the concepts' G; holds on to W0 along directions in
+    which the rows hardly vary. cutoff: eigenvalues of G at or below this share of the largest
+    (singular values of X: its root) count as zero; never below the rounding noise of G. An anchor
+    in the sums joins G.
     """
-    width = sums.gram.shape[0]
+    matrix = with_ridge(sums, ridge)
     if ridge > 0:
-        damped = sums.gram.clone()
-        damped.diagonal().add_(ridge * sums.gram.diagonal().mean())
-        factor, failed = torch.linalg.cholesky_ex(damped)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         if not bool(failed):
-            return torch.cholesky_solve(sums.cross.T, factor).T
-    values, vectors = torch.linalg.eigh(sums.gram)  # ascending
-    values = values + ridge * values.mean()
-    smallest = values[-1] * max(cutoff, width * sums.noise)
+            return torch.cholesky_inverse(factor)
+    return pseudo_inverse(matrix, sums.inputs.noise, cutoff)
+
+
+def with_ridge(sums: LayerSums, ridge: float) -> torch.Tensor:
+    """(in, in): G and the anchor, the ridge on the diagonal."""
+    damped = sums.damped.clone()
+    damped.diagonal().add_(ridge * sums.inputs.gram.diagonal().mean())
+    return damped
+
+
+def pseudo_inverse(matrix: torch.Tensor, noise: float, cutoff: float) -> torch.Tensor:
+    """Of a symmetric matrix without negative eigenvalues (but for rounding)."""
+    values, vectors = torch.linalg.eigh(matrix)  # ascending
+    smallest = values[-1] * max(cutoff, matrix.shape[0] * noise)
     inverse = torch.where(values > smallest, values.reciprocal(), torch.zeros_like(values))
-    return (sums.cross @ vectors * inverse) @ vectors.T
+    return (vectors * inverse) @ vectors.T
 
 
 def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor:
@@ -36,10 +51,9 @@ def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor
     It minimises the same mean squared error; value and gradient come from the sums instead of
     from stored rows.
     """
-    scale = 1.0 / (sums.rows * sums.cross.shape[0])
-    anchor = ridge * sums.gram.diagonal().mean()
+    scale = 1.0 / (sums.inputs.rows * sums.cross.shape[0])
     with torch.inference_mode(False), torch.enable_grad():
-        gram, cross = sums.gram.clone(), sums.cross.clone()
+        gram, cross = with_ridge(sums, ridge).clone(), sums.cross.clone()
         delta = torch.zeros_like(cross, requires_grad=True)
         optimizer = torch.optim.LBFGS(
             [delta],
@@ -54,7 +68,7 @@ def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor
         def evaluate() -> torch.Tensor:
             optimizer.zero_grad()
             with torch.no_grad():
-                mapped = delta @ gram + anchor * delta
+                mapped = delta @ gram
                 loss = sums.energy + ((mapped - 2 * cross) * delta).sum()
                 delta.grad = 2 * scale * (mapped - cross)
             return loss * scale
@@ -63,6 +77,6 @@ def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor
         return delta.detach()
 
 
-def solve_sum(deltas: list[tuple[float, torch.Tensor]]) -> torch.Tensor:
-    """Plain weighted merge, for comparison: D = sum_i strength_i dW_i."""
-    return sum(strength * delta for strength, delta in deltas)
+def solve_sum(deltas: list[torch.Tensor]) -> torch.Tensor:
+    """Plain merge, for comparison: D = sum_i dW_i, strengths included."""
+    return sum(deltas[1:], deltas[0])

@@ -6,18 +6,29 @@ from dataclasses import dataclass
 import torch
 
 from ..records import LowRank
-from .settings import FuseSettings
-from .solve import LBFGS_STEPS, LBFGS_STEPS_SPATIAL, solve_exact, solve_lbfgs, solve_sum
-from .sums import Gram, LayerSums
+from .settings import FuseError, FuseSettings
+from .sketch import errors_of_concepts
+from .solve import (
+    LBFGS_STEPS,
+    LBFGS_STEPS_SPATIAL,
+    inverse_of,
+    solve_lbfgs,
+    solve_sum,
+)
+from .sums import Gram, InputSums, LayerSums
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Mean squared error of a layer against what the concepts ask of it."""
+    """Mean squared error of a layer against what the concepts ask of it.
+
+    errors: (concepts, concepts + 2), squared errors; see errors_of_concepts.
+    """
 
     module: str
     before: float
     after: float
+    errors: torch.Tensor
 
 
 def input_group(module: str) -> str:
@@ -31,45 +42,77 @@ def input_group(module: str) -> str:
 
 
 class Stage:
-    """Collects the sums of its modules concept by concept, then solves them one by one."""
+    """Collects the sums of its modules concept by concept, then solves them one by one.
 
-    def __init__(self, modules: Sequence[str], dtype: torch.dtype, spatial: bool):
+    device: where the sums live, None for the rows' own.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[str],
+        dtype: torch.dtype,
+        spatial: bool,
+        device: torch.device | None = None,
+    ):
         self.modules = tuple(modules)
         self.dtype = dtype
         self.spatial = spatial
-        self.sums: dict[str, LayerSums] = {}
-        self.merged: dict[str, list] = {m: [] for m in modules}
+        self.device = device
+        self.inputs: dict[str, InputSums] = {}  # by input group
+        self.sums: dict[str, LayerSums] = {}  # by module
+        self.asked: dict[str, list[tuple[float, LowRank | None]]] = {m: [] for m in modules}
+        self.inverse: tuple[str, torch.Tensor] | None = None  # of the group solved last
 
     def new_grams(self) -> dict[str, Gram]:
         """One empty Gram per input group, for one concept's rows."""
-        return {input_group(module): Gram(self.dtype) for module in self.modules}
+        groups = dict.fromkeys(input_group(module) for module in self.modules)
+        return {group: Gram(self.dtype, self.device) for group in groups}
 
     def add_concept(
         self, grams: Mapping[str, Gram], factors: Mapping[str, LowRank], strength: float, shapes
     ) -> None:
         """One concept's rows and deltas. shapes: module -> (out, in, ...)."""
+        matrices = {}
         for module in self.modules:
-            gram = grams[input_group(module)]
+            group = input_group(module)
+            gram = grams[group]
             assert gram.matrix is not None, f"{module} was never run"
+            if module not in self.sums:
+                fresh = LayerSums.empty(*shapes[module][:2], gram.matrix.device)
+                fresh.inputs = self.inputs.setdefault(group, fresh.inputs)
+                self.sums[module] = fresh
+            if group not in matrices:
+                matrices[group] = self.inputs[group].add(gram)
             pair = factors.get(module)
             delta = None if pair is None else strength * pair.delta().flatten(1)
-            device = gram.matrix.device
-            if module not in self.sums:
-                out, width = shapes[module][:2]
-                self.sums[module] = LayerSums.empty(out, width, device)
-            self.sums[module].add(gram, None if delta is None else delta.to(device))
-            if delta is not None:
-                self.merged[module].append((1.0, delta))
+            self.sums[module].add_target(matrices[group], delta)
+            self.asked[module].append((strength, pair))
+
+    def add_anchor(self, grams: Mapping[str, Gram], weight: float) -> None:
+        """The base model's own rows, which are to stay as they are; weight 1: as one concept."""
+        for group, inputs in self.inputs.items():
+            inputs.add_anchor(grams[group], weight)
 
     def solve(self, module: str, settings: FuseSettings) -> tuple[torch.Tensor, LayerReport]:
         """The module's fused delta (out, in), float32 on the CPU; its sums are let go."""
-        sums = self.sums.pop(module)
+        sums, group, inverse = self.sums.pop(module), input_group(module), None
+        asked = [p and strength * p.delta().flatten(1) for strength, p in self.asked.pop(module)]
         if settings.solver == "exact":
-            delta = solve_exact(sums, settings.ridge)
+            if self.inverse is None or self.inverse[0] != group:
+                self.inverse = group, inverse_of(sums, settings.ridge)
+            inverse = self.inverse[1]
+            delta = sums.cross @ inverse
         elif settings.solver == "lbfgs":
             steps = LBFGS_STEPS_SPATIAL if self.spatial else LBFGS_STEPS
             delta = solve_lbfgs(sums, steps, settings.ridge)
         else:
-            delta = solve_sum(self.merged[module]).to(sums.gram)
-        report = LayerReport(module, sums.loss(torch.zeros_like(delta)), sums.loss(delta))
+            delta = solve_sum([d for d in asked if d is not None]).to(sums.cross)
+        if not bool(torch.isfinite(delta).all()):
+            raise FuseError(
+                f"the sums of '{module}' hold values that are not finite numbers: a concept draws "
+                "no picture on this model; try each alone, and leave out the one that fails"
+            )
+        nothing = torch.zeros_like(delta)
+        errors = errors_of_concepts(sums.inputs.sketches, asked, delta, inverse)
+        report = LayerReport(module, sums.loss(nothing), sums.loss(delta), errors)
         return delta.float().cpu(), report

@@ -6,70 +6,110 @@ D = W - W0 this is sum_i || X_i (dW_i - D)^T ||^2, which only needs G = sum_i X_
 R = sum_i dW_i X_i^T X_i and one number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from .sketch import SKETCH_ROWS, sketch_of
+
 
 class Gram:
-    """X^T X of the rows that enter a layer, summed as they come.
+    """X^T X of the rows that enter a layer, summed as they come, and a sketch of the rows.
 
     dtype: float64 where rows are few (text), float32 where they are many and the GPU is slow in
-    float64; products are never taken in less than float32.
+    float64; products are never taken in less than float32. device: where the sums live, None for
+    the rows' own.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float64):
+    def __init__(self, dtype: torch.dtype = torch.float64, device: torch.device | None = None):
         self.dtype = dtype
+        self.device = device
         self.matrix: torch.Tensor | None = None  # (in, in)
+        self.sketch: torch.Tensor | None = None  # (SKETCH_ROWS, in)
         self.rows = 0
 
     def add(self, rows: torch.Tensor) -> None:
         """rows: (n, in), any float dtype."""
         rows = rows.to(self.dtype)
-        if self.matrix is None:
-            self.matrix = torch.zeros(
-                rows.shape[1], rows.shape[1], dtype=self.dtype, device=rows.device
-            )
-        self.matrix.addmm_(rows.T, rows)
+        if self.matrix is None or self.sketch is None:
+            width, device = rows.shape[1], self.device or rows.device
+            self.matrix = torch.zeros(width, width, dtype=self.dtype, device=device)
+            self.sketch = torch.zeros(SKETCH_ROWS, width, dtype=torch.float32, device=device)
+        if self.matrix.device == rows.device:
+            self.matrix.addmm_(rows.T, rows)
+        else:
+            self.matrix += (rows.T @ rows).to(self.matrix.device)
+        self.sketch += sketch_of(rows, self.rows).to(self.sketch)
         self.rows += rows.shape[0]
+
+
+@dataclass
+class InputSums:
+    """What all modules with the same input share."""
+
+    gram: torch.Tensor  # (in, in), sum_i X_i^T X_i, float64
+    rows: int = 0
+    concepts: int = 0
+    noise: float = torch.finfo(torch.float64).eps  # relative rounding error of the gram matrix
+    anchor: torch.Tensor | None = None  # (in, in), the base model's own rows, weighted
+    sketches: list[torch.Tensor] = field(default_factory=list)  # one for each concept, on the CPU
+
+    def add(self, gram: Gram) -> torch.Tensor:
+        """One concept's rows -> their X^T X in float64."""
+        assert gram.matrix is not None
+        assert gram.sketch is not None
+        matrix = gram.matrix.to(self.gram)
+        self.gram += matrix
+        self.rows += gram.rows
+        self.concepts += 1
+        self.noise = max(self.noise, torch.finfo(gram.dtype).eps)
+        self.sketches.append(gram.sketch.cpu())
+        return matrix
+
+    def add_anchor(self, gram: Gram, weight: float) -> None:
+        """The base model's own rows with target W0; weight 1: as one more concept."""
+        assert gram.matrix is not None
+        share = self.rows / max(self.concepts, 1) / gram.rows
+        self.anchor = gram.matrix.to(self.gram) * (weight * share)
+        self.noise = max(self.noise, torch.finfo(gram.dtype).eps)
 
 
 @dataclass
 class LayerSums:
     """G, R and the rest of the objective of one layer, float64."""
 
-    gram: torch.Tensor  # (in, in), sum_i X_i^T X_i
+    inputs: InputSums
     cross: torch.Tensor  # (out, in), sum_i dW_i X_i^T X_i
-    energy: float  # sum_i || X_i dW_i^T ||^2
-    rows: int
-    noise: float  # relative rounding error of the gram matrix
+    energy: float = 0.0  # sum_i || X_i dW_i^T ||^2
 
     @classmethod
     def empty(cls, out: int, width: int, device) -> "LayerSums":
         def zeros(rows: int) -> torch.Tensor:
             return torch.zeros(rows, width, dtype=torch.float64, device=device)
 
-        return cls(zeros(width), zeros(out), 0.0, 0, torch.finfo(torch.float64).eps)
+        return cls(InputSums(zeros(width)), zeros(out))
+
+    @property
+    def damped(self) -> torch.Tensor:
+        """(in, in): what is to be inverted, the concepts' G and the anchor's."""
+        inputs = self.inputs
+        return inputs.gram if inputs.anchor is None else inputs.gram + inputs.anchor
 
     def add(self, gram: Gram, delta: torch.Tensor | None) -> None:
         """One concept's rows; delta: (out, in), None for a concept that leaves the layer alone."""
-        assert gram.matrix is not None
-        matrix = gram.matrix.to(self.gram)
-        self.gram += matrix
-        self.rows += gram.rows
-        self.noise = max(self.noise, torch.finfo(gram.dtype).eps)
-        if delta is not None:
-            mapped = delta.to(self.gram) @ matrix
-            self.cross += mapped
-            self.energy += (mapped * delta.to(self.gram)).sum().item()
+        self.add_target(self.inputs.add(gram), delta)
 
-    def add_anchor(self, gram: Gram, weight: float) -> None:
-        """The base model's own rows with target W0, as one more concept of this weight."""
-        assert gram.matrix is not None
-        self.gram += weight * gram.matrix.to(self.gram)
+    def add_target(self, matrix: torch.Tensor, delta: torch.Tensor | None) -> None:
+        """What a concept asks on rows that are in the inputs' sums already; matrix: their G."""
+        if delta is not None:
+            delta = delta.to(self.cross)
+            mapped = delta @ matrix
+            self.cross += mapped
+            self.energy += (mapped * delta).sum().item()
 
     def loss(self, delta: torch.Tensor) -> float:
-        """Mean squared error per row and output of W0 + delta, (out, in), against the targets."""
-        delta = delta.to(self.gram)
-        error = self.energy - 2 * (delta * self.cross).sum() + ((delta @ self.gram) * delta).sum()
-        return max(error.item(), 0.0) / max(self.rows * delta.shape[0], 1)
+        """Mean squared error per row and output of W0 + delta, (out, in), against the concepts'
+        targets."""
+        delta, gram = delta.to(self.cross), self.inputs.gram
+        error = self.energy - 2 * (delta * self.cross).sum() + ((delta @ gram) * delta).sum()
+        return max(error.item(), 0.0) / max(self.inputs.rows * delta.shape[0], 1)

@@ -5,32 +5,34 @@ by ComfyUI itself.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
-import comfy.sample
-import comfy.samplers
 import torch
 
 from ..fuse.report import describe_fusion
-from ..fuse.settings import DRAWN, PROMPTS, FuseError, FuseSettings
-from ..fuse.stage import LayerReport, Stage, input_group
+from ..fuse.settings import FuseError, FuseSettings
+from ..fuse.stage import LayerReport, Stage
 from ..layers import Architecture, architecture_of, comfy_text_key, comfy_unet_key
 from ..records import Concepts, Fused
-from ..text.tokenizer import concept_table
 from .apply import apply_to_clip
-from .deltas import add_deltas, add_full_deltas
+from .deltas import add_full_deltas
+from .fuse_rows import (
+    Deltas,
+    Subject,
+    base_subject,
+    is_key_value,
+    key_value_rows,
+    spatial_rows,
+    subject_of,
+    text_rows,
+)
 from .fused import fingerprint
-from .layer_inputs import recorded_inputs
 from .layerwise_clip import add_vocabulary, vocabulary_of
-from .layerwise_model import add_layerwise_text
 from .lora_branches import shape_of
-
-END_TOKEN = 49407
-Deltas = dict[str, torch.Tensor]  # diffusers module name -> fused delta (out, in)
 
 
 def fuse_concepts(
@@ -67,7 +69,8 @@ def fuse_concepts(
             "loss": {r.module: [r.before, r.after] for r in fusion.reports},
         },
     )
-    return fused, describe_fusion(fusion.reports, fusion.seconds)
+    names = [entry.concept.name for entry in concepts]
+    return fused, describe_fusion(fusion.reports, fusion.seconds, names)
 
 
 def as_stored(deltas: Deltas, patcher) -> Deltas:
@@ -85,6 +88,8 @@ class Fusion:
         self.unet_key = partial(comfy_unet_key, architecture=self.architecture)
         silent = tuple(replace(entry, strength_clip=0.0) for entry in concepts)
         self.vocabulary = vocabulary_of(apply_to_clip(clip, silent))
+        self.subjects = [subject_of(entry, settings, i) for i, entry in enumerate(concepts)]
+        self.base = base_subject(settings, len(concepts)) if settings.anchor else None
         text = union(c.concept.text for c in concepts)
         unet = union(c.concept.unet for c in concepts)
         self.text_modules = text
@@ -94,7 +99,7 @@ class Fusion:
         self.reports: list[LayerReport] = []
         self.done = 0
         layers = len(text) + len(unet)
-        self.total = layers + len(concepts) * (2 + settings.steps)
+        self.total = layers + (len(concepts) + bool(self.base)) * (2 + settings.steps)
         self.on_progress = on_progress
         self.seconds = {"text encoder": 0.0, "sampling": 0.0, "solving": 0.0}
 
@@ -109,120 +114,69 @@ class Fusion:
         self.on_progress(self.done, self.total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def new_coder(self):
-        """A clone of the CLIP that knows every token, without any text deltas."""
+    def coder_with(self, text: Deltas):
+        """A clone of the CLIP with these deltas, knowing every concept token."""
         coder = self.clip.clone()
         add_vocabulary(coder, self.vocabulary)
-        return coder
-
-    # --- text encoder ----------------------------------------------------------------------
-
-    def fuse_text(self) -> Deltas:
-        """Rows: all tokens of the concept's two prompts, unpadded, for all layer variants.
-
-        With text_rows "all tokens": the padding too, which sampling attends to as well.
-        """
-        stage = Stage(self.text_modules, torch.float64, spatial=False)
-        root = self.clip.cond_stage_model
-        for entry in self.concepts:
-            coder = self.new_coder()
-            add_deltas(
-                coder.patcher,
-                entry.concept.text,
-                comfy_text_key,
-                entry.strength_clip,
-                entry.concept.name,
-            )
-            grams = stage.new_grams()
-            for prompt in prompts_of(entry.concept):
-                tokens = coder.tokenize(prompt)
-                length = None if self.all_tokens else end_position(tokens) + 1
-
-                def unpadded(x: torch.Tensor, length=length) -> torch.Tensor:
-                    return x[:, :length]
-
-                recorded = recorded_inputs(root, stage.modules, grams, comfy_text_key, unpadded)
-                with self.timed("text encoder"), recorded:
-                    coder.encode_from_tokens(tokens)
-            if stage.modules:
-                shapes = {m: shape_of(root, comfy_text_key(m)) for m in stage.modules}
-                stage.add_concept(grams, entry.concept.text, entry.strength_clip, shapes)
-            self.advance()
-        return self.solve(stage)
-
-    def coder_with(self, text: Deltas):
-        """The CLIP with the fused text encoder, knowing every concept token."""
-        coder = self.new_coder()
         add_full_deltas(coder.patcher, text, comfy_text_key, "the fused text encoder")
         return coder
 
-    # --- cross-attention keys and values ---------------------------------------------------
+    def fuse_text(self) -> Deltas:
+        """The text encoder."""
+        stage = Stage(self.text_modules, torch.float64, spatial=False)
+        plain = self.coder_with({})
+
+        def rows(subject: Subject, number: int):
+            with self.timed("text encoder"):
+                grams = text_rows(plain, subject, stage, self.all_tokens)
+            self.advance()
+            return grams, subject.text, subject.strength_clip
+
+        return self.fuse(stage, rows, self.clip.cond_stage_model, comfy_text_key)
 
     def fuse_keys_values(self, coder) -> Deltas:
-        """Rows: the fused text encoder's features of the concept tokens and the first end token.
-
-        With text_rows "all tokens": of every token, so that one concept alone stays that concept.
-        """
+        """Keys and values of cross-attention, the fused text encoder in place."""
         stage = Stage(self.key_value_modules, torch.float64, spatial=False)
-        layer_of = {
-            f"{layer.diffusers}.transformer_blocks.{layer.depth}": layer.index
-            for layer in self.architecture.layers
-        }
-        root, count = self.model.model, len(self.architecture.layers)
-        for entry in self.concepts:
-            grams = stage.new_grams()
-            for prompt in prompts_of(entry.concept):
-                tokens = coder.tokenize(prompt)
-                wide = coder.encode_from_tokens(tokens)[0]  # (tokens, layers * width)
-                chosen = slice(None) if self.all_tokens else positions(tokens)
-                rows = wide[chosen].unflatten(-1, (count, -1))
-                for group, gram in grams.items():
-                    gram.add(rows[:, layer_of[group.removesuffix(".attn2.kv")]])
-            if stage.modules:
-                shapes = {m: shape_of(root, self.unet_key(m)) for m in stage.modules}
-                stage.add_concept(grams, entry.concept.unet, entry.strength_model, shapes)
-            self.advance()
-        return self.solve(stage)
 
-    # --- all other layers of the UNet ------------------------------------------------------
+        def rows(subject: Subject, number: int):
+            with self.timed("text encoder"):
+                grams = key_value_rows(coder, subject, stage, self.architecture, self.all_tokens)
+            self.advance()
+            return grams, subject.unet, subject.strength_model
+
+        return self.fuse(stage, rows, self.model.model, self.unet_key)
 
     def fuse_spatial(self, coder, keys_values: Deltas, noises=None) -> Deltas:
-        """Rows: the layers' features over a whole sampling of the concept, without guidance."""
+        """All other layers of the UNet, fused text encoder, keys and values in place."""
         stage = Stage(self.spatial_modules, torch.float64, spatial=True)
-        root, settings = self.model.model, self.settings
-        if not stage.modules:
-            return {}
-        shapes = {m: shape_of(root, self.unet_key(m)) for m in stage.modules}
-        for number, entry in enumerate(self.concepts):
-            drawn = self.model.clone()
-            add_full_deltas(drawn, keys_values, self.unet_key, "the fused keys and values")
-            own = {m: p for m, p in entry.concept.unet.items() if not is_key_value(m)}
-            name, strength = entry.concept.name, entry.strength_model
-            add_deltas(drawn, own, self.unet_key, strength, name)
-            add_layerwise_text(drawn)
-            prompt = DRAWN.format(entry.concept.trigger_words)
-            positive = coder.encode_from_tokens_scheduled(coder.tokenize(prompt), show_pbar=False)
-            latent = torch.zeros(1, 4, settings.height // 8, settings.width // 8)
-            noise = comfy.sample.prepare_noise(latent, settings.seed + number)
-            grams = stage.new_grams()
-            recorded = recorded_inputs(root, stage.modules, grams, self.unet_key)
-            with self.timed("sampling"), recorded:
-                comfy.sample.sample_custom(
-                    drawn,
-                    noise if noises is None else noises[number],
-                    1.0,
-                    comfy.samplers.ksampler("dpmpp_2m"),
-                    published_sigmas(drawn, settings.steps),
-                    positive,
-                    positive,
-                    latent,
-                    callback=lambda *args: self.advance(),
-                    disable_pbar=True,
-                )
-            stage.add_concept(grams, own, strength, shapes)
-        return self.solve(stage)
 
-    def solve(self, stage: Stage) -> Deltas:
+        def rows(subject: Subject, number: int):
+            noise = None if noises is None or number >= len(noises) else noises[number]
+            with self.timed("sampling"):
+                grams = spatial_rows(
+                    self.model,
+                    coder,
+                    subject,
+                    stage,
+                    self.unet_key,
+                    keys_values,
+                    self.settings,
+                    self.advance,
+                    noise,
+                )
+            return grams, subject.spatial, subject.strength_model
+
+        return self.fuse(stage, rows, self.model.model, self.unet_key) if stage.modules else {}
+
+    def fuse(self, stage: Stage, rows, root, key_of) -> Deltas:
+        """Sums over all subjects, then every layer's solution."""
+        shapes = {m: shape_of(root, key_of(m)) for m in stage.modules}
+        for number, subject in enumerate(self.subjects):
+            grams, factors, strength = rows(subject, number)
+            stage.add_concept(grams, factors, strength, shapes)
+        if self.base is not None:
+            grams, _, _ = rows(self.base, len(self.subjects))
+            stage.add_anchor(grams, self.settings.anchor)
         fused = {}
         for module in stage.modules:
             with self.timed("solving"):
@@ -234,35 +188,3 @@ class Fusion:
 
 def union(tables) -> list[str]:
     return list(dict.fromkeys(module for table in tables for module in table))
-
-
-def is_key_value(module: str) -> bool:
-    return input_group(module).endswith(".attn2.kv")
-
-
-def prompts_of(concept) -> list[str]:
-    return [prompt.format(concept.trigger_words) for prompt in PROMPTS]
-
-
-def end_position(tokens: Mapping[str, list]) -> int:
-    """Position of the first end token of a one-chunk prompt."""
-    (chunks,) = tokens.values()
-    return next(i for i, pair in enumerate(chunks[0]) if is_end(pair[0]))
-
-
-def is_end(token) -> bool:
-    return isinstance(token, int) and token == END_TOKEN
-
-
-def positions(tokens: Mapping[str, list]) -> list[int]:
-    """Positions of the concept tokens and of the first end token."""
-    (chunks,) = tokens.values()
-    marked = [i for i, pair in enumerate(chunks[0]) if concept_table(pair[0]) is not None]
-    return [*marked, end_position(tokens)]
-
-
-def published_sigmas(model, steps: int) -> torch.Tensor:
-    """t = 999, 949, .. 50 for 20 steps (evenly spaced, the end left out), then 0."""
-    sampling = model.get_model_object("model_sampling")
-    times = torch.linspace(0, len(sampling.sigmas) - 1, steps + 1).round().long().flip(0)[:-1]
-    return torch.cat([sampling.sigmas.cpu()[times], torch.zeros(1)])

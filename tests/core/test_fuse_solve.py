@@ -116,7 +116,7 @@ def test_a_ridge_shrinks_towards_the_base_weight_and_an_anchor_holds_its_rows():
     assert norms[0] > norms[1] > norms[2]
     anchor = Gram()
     anchor.add(torch.eye(4).double()[:1] * 100)
-    sums.add_anchor(anchor, 1e6)
+    sums.inputs.add_anchor(anchor, 1e6)
     assert solve_exact(sums)[:, 0].abs().max() < 1e-4
 
 
