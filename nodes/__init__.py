@@ -2,10 +2,18 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, fuse, load, regions, sample, train
+from . import apply, compose, fuse, load, regions, sample, train
 from .folders import register_folders
 
-NODES = [*load.NODES, *apply.NODES, *train.NODES, *fuse.NODES, *regions.NODES, *sample.NODES]
+NODES = [
+    *load.NODES,
+    *apply.NODES,
+    *train.NODES,
+    *fuse.NODES,
+    *regions.NODES,
+    *sample.NODES,
+    *compose.NODES,
+]
 
 
 register_folders()  # before the nodes list what is in them
