@@ -92,6 +92,7 @@ class GuidedModel:
 
 
 def add_guidance(model, guidance: Guidance) -> None:
-    """Puts the guidance on `model`, a ModelPatcher clone of ours."""
-    if guidance.settings.updates or guidance.settings.reinitialise:
+    """Puts the guidance on `model`, a ModelPatcher clone of ours, if it has anything to do."""
+    wanted = guidance.settings.updates or guidance.settings.reinitialise
+    if wanted and guidance.regions.regions:
         model.add_wrapper_with_key(SAMPLER_SAMPLE, KEY, guidance)

@@ -120,6 +120,8 @@ class GuidedRun:
                 return x
             maps = recorder.means(*self.grid)
         guided = [r for r in sorted(maps) if maps[r][0].shape[1]]
+        if not guided:
+            return x
         result = x.clone()
         cells = [self.cells[r] for r in guided]
         for number, latent in enumerate(x):
