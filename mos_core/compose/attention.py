@@ -35,13 +35,15 @@ class Placement:
     """Where the regions lie on one feature map.
 
     covered: (u,) long, cells that belong to a region. rest: (u, 1), what is left of them to the
-    global prompt. whole: every covered cell belongs to one region alone, wholly.
+    global prompt. whole: every covered cell belongs to one region alone, wholly. everything:
+    nothing of the map is left to the global prompt.
     """
 
     groups: tuple[Group, ...]
     covered: torch.Tensor
     rest: torch.Tensor
     whole: bool
+    everything: bool
 
 
 def place_regions(
@@ -76,12 +78,19 @@ def place_regions(
             )
         )
     rest = (1 - part.sum(0))[covered].clamp(min=0)
-    whole = bool((part[taken] == 1).all())
-    return Placement(tuple(groups), covered.to(device), rest[:, None].to(device, dtype), whole)
+    return Placement(
+        tuple(groups),
+        covered.to(device),
+        rest[:, None].to(device, dtype),
+        whole=bool((part[taken] == 1).all()),
+        everything=len(rest) == rows * columns and not bool(rest.any()),
+    )
 
 
 def gather(tokens: torch.Tensor, group: Group) -> torch.Tensor:
     """(batch, cells, width) -> (members, batch, count, width): each member's own cells."""
+    if group.count == tokens.shape[1]:  # each member has all cells
+        return tokens.expand(len(group.members), *tokens.shape)
     own = tokens.index_select(1, group.cells)
     return own.unflatten(1, (len(group.members), group.count)).transpose(0, 1)
 
@@ -92,24 +101,37 @@ def scatter(own: torch.Tensor) -> torch.Tensor:
 
 
 def mix_regions(
-    base: torch.Tensor,
+    base: torch.Tensor | None,
     outputs: Sequence[torch.Tensor],
     placement: Placement,
     in_place: bool = False,
 ) -> torch.Tensor:
     """The layer's output: `base` outside the regions, bit for bit; inside, each region's share.
 
-    base: (batch, cells, width), overwritten if `in_place`. outputs: per group, (members, batch,
-    count, width).
+    base: (batch, cells, width), overwritten if `in_place`; None if the regions are `everything`.
+    outputs: per group, (members, batch, count, width).
     """
+    cells = placement.covered
     if placement.whole:
-        cells = torch.cat([group.cells for group in placement.groups])
         mixed = torch.cat([scatter(out) for out in outputs], 1)
+        if base is None and mixed.shape[1] == placement.groups[0].count:
+            return mixed  # one region that has all cells, in their order
+        cells = torch.cat([group.cells for group in placement.groups])
     else:
-        cells = placement.covered
-        mixed = base.index_select(1, cells) * placement.rest
-        for group, out in zip(placement.groups, outputs, strict=True):
-            mixed = mixed.index_add(1, group.covered, scatter(out * group.shares))
+        parts = [
+            (group.covered, scatter(out * group.shares))
+            for group, out in zip(placement.groups, outputs, strict=True)
+        ]
+        if base is None:
+            mixed = outputs[0].new_zeros(outputs[0].shape[1], len(cells), outputs[0].shape[3])
+        else:
+            mixed = base.index_select(1, cells) * placement.rest
+        for positions, part in parts:
+            mixed = mixed.index_add(1, positions, part)
+        if base is None:
+            return mixed  # covered is all cells, in their order
+    if base is None:
+        return torch.empty_like(mixed).index_copy(1, cells, mixed)
     if in_place:
         return base.index_copy_(1, cells, mixed)
     return base.index_copy(1, cells, mixed)

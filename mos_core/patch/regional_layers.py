@@ -57,15 +57,16 @@ class RegionalPass:
 
         def replace(q, k, v, extra_options):
             x, *text = extra_options.pop(TEXT)
-            base = attend(q, k, v, extra_options, prior)
             halves = halves_of(extra_options)
             grid = grid_of(extra_options, q.shape[1])
             if grid is None:
-                return base
-            lengths = tuple(self.length(n, halves, k.shape[1]) for n in self.numbers)
-            placement = self.run.placement(grid, lengths, q.device, q.dtype)
+                return attend(q, k, v, extra_options, prior)
             if recorded:
                 self.record_cross(layer, halves, x, q, k, text[0], extra_options)
+            lengths = tuple(self.length(n, halves, k.shape[1]) for n in self.numbers)
+            placement = self.run.placement(grid, lengths, q.device, q.dtype)
+            needed = not placement.everything or prior is not None
+            base = attend(q, k, v, extra_options, prior) if needed else None
             if not placement.groups:
                 return base
             outputs = []

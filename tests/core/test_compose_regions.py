@@ -32,6 +32,8 @@ from mix_of_show.mos_core.regions.region import Box, Region, shares
 
 LEFT, RIGHT = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
 LAYOUTS = {
+    "one for all": [Region("a", box=Box(0, 0, 1, 1))],
+    "two for all": [Region("a", box=Box(0, 0, 1, 1)), Region("b", box=Box(0, 0, 1, 1))],
     "side by side": [Region("a", box=LEFT), Region("b", box=RIGHT)],
     "with background": [
         Region("a", box=Box(0, 0, 0.25, 1)),
@@ -96,6 +98,9 @@ def test_mixing_is_the_sum_by_shares(regions):
     assert torch.equal(found[:, outside], base[:, outside])
     again = mix_regions(base.clone(), outputs, placement, in_place=True)
     assert torch.equal(again, found)
+    assert placement.everything == bool((part.sum(0) == 1).all())
+    if placement.everything:
+        assert torch.equal(mix_regions(None, outputs, placement), found)
 
 
 def test_regions_of_one_size_and_length_run_as_one_batch():
