@@ -53,7 +53,7 @@ class RegionLayout(io.ComfyNode):
                 io.Image.Input(
                     "background",
                     optional=True,
-                    tooltip="A picture to draw on, shown behind the boxes: at once if it comes from "
+                    tooltip="A picture to draw on, shown behind the boxes: at once if it is from "
                     "Load Image, else after a run. The regions do not depend on it.",
                 ),
             ],
@@ -70,10 +70,7 @@ class RegionLayout(io.ComfyNode):
         cls, width, height, layout=EMPTY_LAYOUT, regions=None, background=None
     ) -> io.NodeOutput:
         drawn = parse_layout(layout, width, height).after(regions)
-        shown = {"mos_notes": list(drawn.notes), "mos_canvas": [width, height]}
-        before = draw_before(regions, width, height, background)
-        if before is not None:
-            shown["mos_background"] = ui.PreviewImage(before).as_dict()["images"]
+        shown = tell_editor(drawn, regions, background)
         return io.NodeOutput(drawn, draw_regions(drawn, background), ui=shown)
 
 
@@ -207,6 +204,19 @@ class RegionsFromBoxes(io.ComfyNode):
     ) -> io.NodeOutput:
         added = add_boxes(boxes, prompts, width, height, negative, weight, regions)
         return tell_notes(cls, added)
+
+
+def tell_editor(drawn, before, background) -> dict:
+    """What the layout's canvas shows after a run: notes, and what lies under its boxes."""
+    shown = {
+        "mos_notes": list(drawn.notes),
+        "mos_canvas": [drawn.width, drawn.height],
+        "mos_before": [len(before.regions) if before else 0],
+    }
+    picture = draw_before(before, drawn.width, drawn.height, background)
+    if picture is not None:
+        shown["mos_background"] = ui.PreviewImage(picture).as_dict()["images"]
+    return shown
 
 
 def tell_notes(node, regions) -> io.NodeOutput:

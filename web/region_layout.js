@@ -55,6 +55,7 @@ function makeWidget(node, name) {
   let telling = 0;
   /** @type {number[]} Width and height of the last run. */
   let ran = [];
+  let before = 0; // regions that came in at the last run
   const editor = new RegionEditor({
     canvas: () => {
       const [width, height] = ["width", "height"].map(
@@ -62,6 +63,7 @@ function makeWidget(node, name) {
       );
       return [width, height];
     },
+    before: () => (isLinked(node, "regions") ? before : 0),
     step: () => Number(node.properties?.[GRID_PROPERTY] ?? GRID),
     setStep: (step) => {
       node.properties[GRID_PROPERTY] = step;
@@ -101,6 +103,7 @@ function makeWidget(node, name) {
     const [picture] = output?.mos_background ?? [];
     if (picture) editor.setBackdrop(api.apiURL(`/view?${new URLSearchParams(picture)}`));
     ran = output?.mos_canvas ?? [];
+    before = output?.mos_before?.[0] ?? 0;
     editor.refresh();
     editor.setNotes(output?.mos_notes ?? []);
   });

@@ -67,11 +67,23 @@ async function show() {
     app.canvas.ds.offset = [120, 160];
     app.canvas.setDirty(true, true);
   });
-  await page.locator(".mos-stage").first().waitFor();
-  await page.waitForTimeout(1000);
+  await stage().waitFor();
+  await page.waitForTimeout(500);
+  await settled();
 }
 
 const stage = () => page.locator(".mos-stage").first();
+
+/** Where the stage is, once it has come to rest. */
+async function settled() {
+  let [before, now] = [null, await stage().boundingBox()];
+  while (JSON.stringify(before) !== JSON.stringify(now)) {
+    await page.waitForTimeout(300);
+    [before, now] = [now, await stage().boundingBox()];
+  }
+  return now;
+}
+
 const boxes = () => page.locator(".mos-layout").first().locator(".mos-box");
 const layoutText = () =>
   page.evaluate(() => {
@@ -84,7 +96,7 @@ const nodeCount = () => page.evaluate(() => app.graph._nodes.length);
 
 /** Drags from one point of the stage to another, in pixels of the 512 x 512 canvas. */
 async function drag(from, to, keys = []) {
-  const shown = await stage().boundingBox();
+  const shown = await settled();
   const at = ([x, y]) => [shown.x + (shown.width * x) / 512, shown.y + (shown.height * y) / 512];
   const [[x0, y0], [x1, y1]] = [at(from), at(to)];
   await page.mouse.move(x0, y0);
@@ -126,7 +138,7 @@ try {
   seen.drawn = await regions();
 
   // the second one moved, then its corner dragged, then the drag taken back
-  await drag([250, 400], [266, 368]);
+  await drag([250, 400], [266, 344]);
   seen.moved = await places();
   const moved = seen.moved[1];
   const corner = [moved[0] + moved[2], moved[1] + moved[3]];
@@ -157,7 +169,7 @@ try {
   seen.nodesAfterCopy = await nodeCount();
 
   // Alt: off the grid; Escape in the middle of a drag: as before
-  await drag([266, 440], [277, 429], ["Alt"]);
+  await drag([266, 400], [277, 389], ["Alt"]);
   seen.free = (await places())[1];
   const shown = await stage().boundingBox();
   await page.mouse.move(shown.x + 50, shown.y + 100);
@@ -166,6 +178,35 @@ try {
   await press("Escape");
   await page.mouse.up();
   seen.escaped = await places();
+
+  // a pen and a finger draw as the mouse does, on a graph of any zoom
+  const touch = await page.context().newCDPSession(page);
+  for (const [name, zoom] of [["pen", 0.6], ["finger", 1.3]]) {
+    await page.evaluate((scale) => {
+      app.canvas.ds.scale = scale;
+      app.canvas.setDirty(true, true);
+    }, zoom);
+    const at = await settled();
+    await press("Escape"); // no box is selected, so no handle is in the way
+    const point = (x, y) => ({ x: at.x + (at.width * x) / 512, y: at.y + (at.height * y) / 512 });
+    const path = [[0, 440], [80, 490], [152, 512]].map(([x, y]) => point(x, y));
+    for (const [i, where] of path.entries()) {
+      if (name === "pen") {
+        const type = ["mousePressed", "mouseMoved", "mouseReleased"][i];
+        const more = { button: "left", buttons: 1, clickCount: 1, pointerType: "pen" };
+        if (i === 2) await touch.send("Input.dispatchMouseEvent", { ...where, ...more, type: "mouseMoved" });
+        await touch.send("Input.dispatchMouseEvent", { ...where, ...more, type });
+      } else {
+        const type = ["touchStart", "touchMove", "touchMove"][i];
+        await touch.send("Input.dispatchTouchEvent", { type, touchPoints: [where] });
+      }
+    }
+    if (name === "finger") await touch.send("Input.dispatchTouchEvent", { type: "touchEnd", touchPoints: [] });
+    seen[name] = await places();
+    await press("Control+z");
+  }
+  await show();
+  seen.afterPointers = await places();
 
   // the canvas follows the widgets, and back
   const size = (width) =>
@@ -176,8 +217,7 @@ try {
       widget.callback?.(value);
     }, width);
   await size(768);
-  await page.waitForTimeout(300);
-  const wide = await stage().boundingBox();
+  const wide = await settled();
   seen.aspect = wide.width / wide.height;
   seen.wide = await places();
   await size(512);
@@ -225,6 +265,53 @@ try {
   seen.run = await run();
   await page.waitForTimeout(1500);
   await shot("run");
+
+  // a picture from Load Image shows at once, the regions that come in after a run
+  await page.evaluate(async () => {
+    const picture = document.createElement("canvas");
+    [picture.width, picture.height] = [64, 64];
+    picture.getContext("2d").fillRect(0, 0, 32, 64);
+    const blob = await new Promise((resolve) => picture.toBlob(resolve));
+    const body = new FormData();
+    body.append("image", new File([blob], "half_black.png", { type: "image/png" }));
+    await app.api.fetchApi("/upload/image", { method: "POST", body });
+    const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+    const load = LiteGraph.createNode("LoadImage");
+    const mask = LiteGraph.createNode("SolidMask");
+    const region = LiteGraph.createNode("MOS_RegionFromMask");
+    for (const other of [load, mask, region]) {
+      other.pos = [-900, 600];
+      app.graph.add(other);
+    }
+    load.widgets.find((w) => w.name === "image").value = "half_black.png";
+    load.connect(0, node, node.findInputSlot("background"));
+    mask.connect(0, region, region.findInputSlot("mask"));
+    region.connect(0, node, node.findInputSlot("regions"));
+  });
+  const backdrop = () =>
+    page.evaluate(() => document.querySelector(".mos-pictured .mos-backdrop")?.src ?? "");
+  await page.waitForTimeout(500);
+  seen.linkedPicture = await backdrop();
+  seen.runWithPicture = await run();
+  await page.waitForTimeout(1000);
+  seen.pictureAfterRun = await backdrop();
+  await shot("picture");
+
+  // a hundred boxes
+  await page.evaluate(() => {
+    const node = app.graph._nodes.find((n) => n.type === "MOS_RegionLayout");
+    const boxes = Array.from({ length: 100 }, (_, i) => {
+      const [x, y] = [(i % 10) * 48 + 16, Math.floor(i / 10) * 48 + 16];
+      return { x, y, width: 40, height: 40, prompt: `thing ${i}` };
+    });
+    const layout = { version: 1, canvas: [512, 512], regions: boxes };
+    node.widgets.find((w) => w.name === "layout").value = JSON.stringify(layout);
+  });
+  const began = Date.now();
+  await drag([468, 468], [492, 492]);
+  seen.hundred = (await places()).at(-1);
+  seen.hundredMs = Date.now() - began;
+  await shot("hundred");
 
   // what cannot be used: said in the editor, and by the run
   await page.evaluate(() => {

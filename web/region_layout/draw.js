@@ -9,12 +9,14 @@ import { make } from "./elements.js";
 const percent = (part, whole) => `${(100 * part) / whole}%`;
 
 /** Brings the elements below `layer` in step with the boxes.
- * @param {HTMLElement} layer @param {import("./state.js").LayoutState} state */
-export function drawBoxes(layer, state) {
+ * @param {HTMLElement} layer @param {import("./state.js").LayoutState} state
+ * @param {number} first number of the first box */
+export function drawBoxes(layer, state, first) {
   while (layer.children.length > state.regions.length) layer.lastElementChild?.remove();
   state.regions.forEach((box, i) => {
     const element = /** @type {HTMLElement} */ (layer.children[i] ?? layer.appendChild(newBox()));
     drawBox(element, box, i, state);
+    write(/** @type {Element} */ (element.querySelector(".mos-number")), String(first + i));
   });
 }
 
@@ -43,9 +45,7 @@ function drawBox(element, box, index, state) {
   element.classList.toggle("mos-selected", index === state.selected);
   element.classList.toggle("mos-small", isTooSmall(box));
   element.classList.toggle("mos-off", box.weight === 0);
-  const [number, text] = /** @type {HTMLElement} */ (element.firstElementChild).children;
-  write(number, String(index + 1));
-  write(text, box.prompt.trim());
+  write(/** @type {Element} */ (element.querySelector(".mos-text")), box.prompt.trim());
 }
 
 /** @param {Element} element @param {string} text */
@@ -54,8 +54,9 @@ function write(element, text) {
 }
 
 /** The row of buttons, one for each box.
- * @param {HTMLElement} row @param {import("./state.js").LayoutState} state */
-export function drawChips(row, state) {
+ * @param {HTMLElement} row @param {import("./state.js").LayoutState} state
+ * @param {number} first number of the first box */
+export function drawChips(row, state, first) {
   while (row.children.length > state.regions.length) row.lastElementChild?.remove();
   state.regions.forEach((box, i) => {
     const chip = /** @type {HTMLElement} */ (row.children[i] ?? row.appendChild(newChip()));
@@ -65,7 +66,7 @@ export function drawChips(row, state) {
     chip.dataset.index = String(i);
     chip.title = box.prompt.trim() || "without a prompt";
     chip.setAttribute("aria-pressed", String(i === state.selected));
-    write(chip.children[0], String(i + 1));
+    write(chip.children[0], String(first + i));
     write(chip.children[1], box.prompt.trim() || "no prompt yet");
     chip.classList.toggle("mos-empty", !box.prompt.trim());
   });

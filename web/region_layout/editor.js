@@ -15,6 +15,7 @@ import { LayoutState } from "./state.js";
 /** What the editor needs of its node.
  * @typedef {object} Host
  * @property {() => Size} canvas width and height of the picture
+ * @property {() => number} before how many regions come in before the boxes, if known
  * @property {() => void} changed the layout is another
  * @property {() => number} step of the grid in pixels; 1: none
  * @property {(step: number) => void} setStep */
@@ -76,6 +77,7 @@ export class RegionEditor {
   refresh() {
     this.state.setCanvas(this.host.canvas());
     this.grid.value = String(this.host.step());
+    this.draw();
   }
 
   /** A picture behind the boxes. @param {string} url "" for none */
@@ -101,10 +103,11 @@ export class RegionEditor {
     const step = this.host.step() < 64 ? 64 : this.host.step(); // lines closer than 64 are a haze
     this.stage.style.setProperty("--mos-column", `${(100 * step) / width}cqw`);
     this.stage.style.setProperty("--mos-row", `${(100 * step) / height}cqh`);
-    drawBoxes(this.layer, state);
-    drawChips(this.chips, state);
+    const first = this.host.before() + 1;
+    drawBoxes(this.layer, state, first);
+    drawChips(this.chips, state, first);
     this.fields.draw();
-    const { text, isProblem } = statusOf(state, this.notes);
+    const { text, isProblem } = statusOf(state, this.notes, first);
     this.status.textContent = this.status.title = text;
     this.status.classList.toggle("mos-problem", isProblem);
     this.buttons.undo.disabled = !state.past.length;

@@ -105,14 +105,15 @@ const HINT =
 
 /** What is said under the fields: what is wrong, else how to go on.
  * @param {LayoutState} state @param {string[]} notes what the last run said of the layout
+ * @param {number} first number of the first box
  * @returns {{text: string, isProblem: boolean}} */
-export function statusOf(state, notes) {
+export function statusOf(state, notes, first) {
   if (state.problem) {
     return { text: `${state.problem} Drawing starts a new layout.`, isProblem: true };
   }
   const small = state.regions.findIndex(isTooSmall);
   if (small >= 0) {
-    const text = `Box ${small + 1} is too small: no cell of 8 x 8 pixels lies wholly inside.`;
+    const text = `Box ${first + small} is too small: no cell of 8 x 8 pixels lies wholly inside.`;
     return { text, isProblem: true };
   }
   const silent = state.regions.findIndex((box) => !box.prompt.trim());
@@ -120,6 +121,6 @@ export function statusOf(state, notes) {
   if (!state.regions.length) {
     return { text: "Drag on the canvas to draw a box, or choose a preset.", isProblem: false };
   }
-  if (silent >= 0) return { text: `Box ${silent + 1} has no prompt yet.`, isProblem: false };
+  if (silent >= 0) return { text: `Box ${first + silent} has no prompt yet.`, isProblem: false };
   return { text: HINT, isProblem: false };
 }

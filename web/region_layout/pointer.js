@@ -16,7 +16,8 @@ import {
 } from "./geometry.js";
 
 const CLICK = 4; // pixels of the screen that a click may wander
-const REACH = 6; // pixels of the screen from which an edge is drawn to a guide
+const REACH = 6; // pixels of the screen from which an edge is drawn to a guide,
+const FARTHEST = 8; // and at most this far on the canvas, or a step of the grid
 
 /** @typedef {import("./geometry.js").Rect} Rect */
 /** @typedef {{kind: "draw" | "move" | "resize", handle: any, start: [number, number],
@@ -45,10 +46,11 @@ export function followPointers(stage, state, editor) {
   const snapping = (event, others) => {
     const free = event.altKey;
     const pixel = state.canvas[0] / stage.getBoundingClientRect().width;
+    const step = free ? 1 : editor.step();
     return {
       lines: free ? { x: [], y: [] } : guides(others, state.canvas),
-      step: free ? 1 : editor.step(),
-      reach: free ? 0 : REACH * pixel,
+      step,
+      reach: free ? 0 : Math.min(REACH * pixel, Math.max(FARTHEST, step)),
     };
   };
 
