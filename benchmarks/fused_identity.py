@@ -48,6 +48,7 @@ def arguments():
     parser.add_argument("--concepts", type=int, nargs="+", default=[3, 5, 8], help="how many")
     parser.add_argument("--solvers", nargs="+", default=["exact", "lbfgs", "sum"])
     parser.add_argument("--set", nargs="*", default=[], help="settings of the fusion, NAME=JSON")
+    parser.add_argument("--sums", type=Path, help="folder for sums, with --set reuse_sums=true")
     parser.add_argument("--published", action="store_true", help="the published prompts")
     parser.add_argument("--first-seed", type=int, default=101)
     parser.add_argument("--seeds", type=int, default=2)
@@ -99,7 +100,9 @@ def main() -> None:
             for solver in args.solvers:
                 settings = FuseSettings(solver=solver, **fused_with)
                 begun = time.time()
-                fused, _ = fuse_concepts(model, clip, chosen, settings, lambda done, total: None)
+                fused, _ = fuse_concepts(
+                    model, clip, chosen, settings, lambda *_: None, sums_folder=args.sums
+                )
                 seconds = round(time.time() - begun, 1)
                 models = (*apply_fused(model, clip, fused), vae)
                 shares = share_right(models, words, args)

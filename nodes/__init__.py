@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, compose, fuse, load, regions, sample, train
+from . import apply, compose, fuse, fuse_export, load, regions, sample, train
 from .folders import register_folders
 
 NODES = [
@@ -10,6 +10,7 @@ NODES = [
     *apply.NODES,
     *train.NODES,
     *fuse.NODES,
+    *fuse_export.NODES,
     *regions.NODES,
     *sample.NODES,
     *compose.NODES,

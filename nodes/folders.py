@@ -62,6 +62,11 @@ def save_folder(kind: str) -> Path:
     return Path(folder_paths.get_folder_paths(kind)[0])
 
 
+def kept_folder(name: str) -> Path:
+    """A folder of the pack's own below ComfyUI's user folder, for what can be made again."""
+    return Path(folder_paths.get_user_directory()) / "mix_of_show" / name
+
+
 def list_training() -> list[str]:
     """Folders of training images: below ComfyUI's input folder, and the pack's demo."""
     names = list_training_folders(Path(folder_paths.get_input_directory()))

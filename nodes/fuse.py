@@ -7,7 +7,7 @@ from ..mos_core.formats.fused_file import read_fused, save_fused
 from ..mos_core.fuse.settings import SOLVERS, TEXT_ROWS, FuseSettings
 from ..mos_core.patch.fuse_concepts import fuse_concepts
 from ..mos_core.patch.fused import apply_fused
-from .folders import FUSED, fingerprint, list_files, path_of, save_folder
+from .folders import FUSED, fingerprint, kept_folder, list_files, path_of, save_folder
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, MosFused, schema
 
@@ -111,6 +111,13 @@ class FuseConcepts(io.ComfyNode):
                     tooltip="What is not to be unlearnt, a prompt per line, without concept "
                     "tokens; empty: the empty prompt.",
                 ),
+                io.Boolean.Input(
+                    "reuse_sums",
+                    default=False,
+                    tooltip="Keeps what was learnt of each concept on disk, so that fusing it "
+                    "again with others needs no sampling of it. Each concept is then run with its "
+                    "own text encoder instead of the fused one: not quite the published order.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The fused model."),
@@ -136,6 +143,7 @@ class FuseConcepts(io.ComfyNode):
                 anchor_prompts=lines_of(anchor_prompts) or ("",),
             ),
             lambda done, total: bar.update_absolute(done, total),
+            sums_folder=kept_folder("sums"),
         )
         send_text(node_id, report)
         return io.NodeOutput(*apply_fused(model, clip, fused), fused, report)

@@ -27,6 +27,7 @@ class FuseSettings:
     prompts: tuple[str, ...] = ()  # with {} for a concept's tokens; none: the published ones
     anchor: float = 0.0  # weight of the base model's own features, 1: as one more concept
     anchor_prompts: tuple[str, ...] = ("",)
+    reuse_sums: bool = False  # rows of a concept from its own model alone, so that they can be kept
 
     @property
     def read(self) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ class Stage:
             gram = grams[group]
             assert gram.matrix is not None, f"{module} was never run"
             if module not in self.sums:
-                fresh = LayerSums.empty(*shapes[module][:2], gram.matrix.device)
+                out, width = shapes[module][:2]
+                fresh = LayerSums.empty(out, width, gram.matrix.device)
                 fresh.inputs = self.inputs.setdefault(group, fresh.inputs)
                 self.sums[module] = fresh
             if group not in matrices:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import comfy.model_management
 import torch
@@ -16,21 +17,24 @@ import torch
 from ..fuse.report import describe_fusion
 from ..fuse.settings import FuseError, FuseSettings
 from ..fuse.stage import LayerReport, Stage
+from ..fuse.sums_file import read_sums, write_sums
 from ..layers import Architecture, architecture_of, comfy_text_key, comfy_unet_key
 from ..records import Concepts, Fused
 from .apply import apply_to_clip
-from .deltas import add_full_deltas
+from .deltas import add_deltas, add_full_deltas
 from .fuse_rows import (
     Deltas,
     Subject,
     base_subject,
     is_key_value,
     key_value_rows,
+    samplings,
     spatial_rows,
     subject_of,
     text_rows,
 )
 from .fused import fingerprint
+from .kept_sums import base_of, sums_path
 from .layerwise_clip import add_vocabulary, vocabulary_of
 from .lora_branches import shape_of
 
@@ -42,16 +46,18 @@ def fuse_concepts(
     settings: FuseSettings,
     on_progress: Callable[[int, int], None],
     noises: Sequence[torch.Tensor] | None = None,
+    sums_folder: Path | None = None,
 ) -> tuple[Fused, str]:
     """The concepts fused, and a report in words.
 
     on_progress(done, total) after every unit of work; may raise to cancel, which leaves MODEL and
-    CLIP as they were. noises: start noise per concept (1, 4, h, w), for tests.
+    CLIP as they were. noises: start noise per concept (1, 4, h, w), for tests. sums_folder: where
+    sums are kept with the setting reuse_sums.
     """
     settings.check()
     if not concepts:
         raise FuseError("there are no concepts to fuse; connect Load ED-LoRA")
-    fusion = Fusion(model, clip, concepts, settings, on_progress)
+    fusion = Fusion(model, clip, concepts, settings, on_progress, sums_folder)
     with torch.no_grad():
         text = fusion.fuse_text()
         coder = fusion.coder_with(text)
@@ -82,7 +88,7 @@ def as_stored(deltas: Deltas, patcher) -> Deltas:
 class Fusion:
     """The stages of one fusion; see fuse_concepts."""
 
-    def __init__(self, model, clip, concepts: Concepts, settings: FuseSettings, on_progress):
+    def __init__(self, model, clip, concepts: Concepts, settings, on_progress, sums_folder=None):
         self.model, self.clip, self.concepts, self.settings = model, clip, concepts, settings
         self.architecture: Architecture = architecture_of(model.model.model_config.unet_config)
         self.unet_key = partial(comfy_unet_key, architecture=self.architecture)
@@ -99,7 +105,11 @@ class Fusion:
         self.reports: list[LayerReport] = []
         self.done = 0
         layers = len(text) + len(unet)
-        self.total = layers + (len(concepts) + bool(self.base)) * (2 + settings.steps)
+        everyone = [*self.subjects, *([self.base] if self.base else [])]
+        self.total = layers + sum(2 + settings.steps * samplings(s) for s in everyone)
+        self.sums_folder = sums_folder if settings.reuse_sums else None
+        self.base_hash = base_of(model, clip) if self.sums_folder else None
+        self.reused = 0
         self.on_progress = on_progress
         self.seconds = {"text encoder": 0.0, "sampling": 0.0, "solving": 0.0}
 
@@ -121,6 +131,35 @@ class Fusion:
         add_full_deltas(coder.patcher, text, comfy_text_key, "the fused text encoder")
         return coder
 
+    def coder_for(self, subject: Subject, fused):
+        """The fused CLIP, as published; the concept's own where its sums are to be kept."""
+        if not self.settings.reuse_sums:
+            return fused
+        own, strength = self.coder_with({}), subject.strength_clip
+        add_deltas(own.patcher, subject.text, comfy_text_key, strength, subject.name)
+        return own
+
+    def kept(self, name: str, stage: Stage, subject: Subject, rows):
+        """The subject's sums from disk if they are there; else from a run, kept for next time."""
+        if self.base_hash is None or self.sums_folder is None or not stage.modules:
+            return rows()
+        settings = self.settings
+        facts = {
+            "groups": sorted(stage.new_grams()),
+            "dtype": str(stage.dtype),
+            "text_rows": settings.text_rows,
+            "drawn": [settings.steps, settings.width, settings.height],
+        }
+        path = sums_path(self.sums_folder, name, subject, self.base_hash, facts)
+        grams = read_sums(path, stage.device)
+        if grams is None:
+            grams = rows()
+            write_sums(path, grams)
+        else:
+            self.reused += 1
+            self.advance(settings.steps * samplings(subject) if name == "others" else 1)
+        return grams
+
     def fuse_text(self) -> Deltas:
         """The text encoder."""
         stage = Stage(self.text_modules, torch.float64, spatial=False)
@@ -130,9 +169,12 @@ class Fusion:
             with self.timed("text encoder"):
                 grams = text_rows(plain, subject, stage, self.all_tokens)
             self.advance()
-            return grams, subject.text, subject.strength_clip
+            return grams
 
-        return self.fuse(stage, rows, self.clip.cond_stage_model, comfy_text_key)
+        def asked(subject: Subject):
+            return subject.text, subject.strength_clip
+
+        return self.fuse("text", stage, rows, asked, self.clip.cond_stage_model, comfy_text_key)
 
     def fuse_keys_values(self, coder) -> Deltas:
         """Keys and values of cross-attention, the fused text encoder in place."""
@@ -140,11 +182,20 @@ class Fusion:
 
         def rows(subject: Subject, number: int):
             with self.timed("text encoder"):
-                grams = key_value_rows(coder, subject, stage, self.architecture, self.all_tokens)
+                grams = key_value_rows(
+                    self.coder_for(subject, coder),
+                    subject,
+                    stage,
+                    self.architecture,
+                    self.all_tokens,
+                )
             self.advance()
-            return grams, subject.unet, subject.strength_model
+            return grams
 
-        return self.fuse(stage, rows, self.model.model, self.unet_key)
+        def asked(subject: Subject):
+            return subject.unet, subject.strength_model
+
+        return self.fuse("keys and values", stage, rows, asked, self.model.model, self.unet_key)
 
     def fuse_spatial(self, coder, keys_values: Deltas, noises=None) -> Deltas:
         """All other layers of the UNet, fused text encoder, keys and values in place."""
@@ -155,28 +206,34 @@ class Fusion:
             with self.timed("sampling"):
                 grams = spatial_rows(
                     self.model,
-                    coder,
+                    self.coder_for(subject, coder),
                     subject,
                     stage,
                     self.unet_key,
-                    keys_values,
+                    None if self.settings.reuse_sums else keys_values,
                     self.settings,
                     self.advance,
                     noise,
                 )
-            return grams, subject.spatial, subject.strength_model
+            return grams
 
-        return self.fuse(stage, rows, self.model.model, self.unet_key) if stage.modules else {}
+        def asked(subject: Subject):
+            return subject.spatial, subject.strength_model
 
-    def fuse(self, stage: Stage, rows, root, key_of) -> Deltas:
+        if not stage.modules:
+            return {}
+        return self.fuse("others", stage, rows, asked, self.model.model, self.unet_key)
+
+    def fuse(self, name: str, stage: Stage, rows, asked, root, key_of) -> Deltas:
         """Sums over all subjects, then every layer's solution."""
         shapes = {m: shape_of(root, key_of(m)) for m in stage.modules}
         for number, subject in enumerate(self.subjects):
-            grams, factors, strength = rows(subject, number)
+            grams = self.kept(name, stage, subject, partial(rows, subject, number))
+            factors, strength = asked(subject)
             stage.add_concept(grams, factors, strength, shapes)
         if self.base is not None:
-            grams, _, _ = rows(self.base, len(self.subjects))
-            stage.add_anchor(grams, self.settings.anchor)
+            last = partial(rows, self.base, len(self.subjects))
+            stage.add_anchor(self.kept(name, stage, self.base, last), self.settings.anchor)
         fused = {}
         for module in stage.modules:
             with self.timed("solving"):

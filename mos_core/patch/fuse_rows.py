@@ -18,6 +18,7 @@ from .layer_inputs import recorded_inputs
 from .layerwise_model import add_layerwise_text
 
 END_TOKEN = 49407
+TOGETHER = 4  # pictures that are sampled in one batch
 Deltas = dict[str, torch.Tensor]  # diffusers module name -> fused delta (out, in)
 
 
@@ -31,6 +32,7 @@ class Subject:
     seed: int
     text: Mapping[str, LowRank]
     unet: Mapping[str, LowRank]
+    embeddings: Mapping[str, torch.Tensor]
     strength_model: float = 1.0
     strength_clip: float = 1.0
 
@@ -47,15 +49,28 @@ def subject_of(entry: WeightedConcept, settings: FuseSettings, number: int) -> S
         tuple(prompt.replace("{}", words) for prompt in prompts)
         for prompts in (settings.read, settings.drawn)
     )
-    seed = settings.seed + number
-    strengths = entry.strength_model, entry.strength_clip
-    return Subject(concept.name, read, drawn, seed, concept.text, concept.unet, *strengths)
+    return Subject(
+        concept.name,
+        read,
+        drawn,
+        seed_of(settings, number),
+        concept.text,
+        concept.unet,
+        concept.embeddings,
+        entry.strength_model,
+        entry.strength_clip,
+    )
 
 
 def base_subject(settings: FuseSettings, number: int) -> Subject:
     """The base model on general prompts: what is not to be unlearnt."""
-    prompts, seed = settings.anchor_prompts, settings.seed + number
-    return Subject("the base model", prompts, prompts, seed, {}, {})
+    prompts, seed = settings.anchor_prompts, seed_of(settings, number)
+    return Subject("the base model", prompts, prompts, seed, {}, {}, {})
+
+
+def seed_of(settings: FuseSettings, number: int) -> int:
+    """Another one for each subject, unless a subject's sums are to be kept for other fusions."""
+    return settings.seed if settings.reuse_sums else settings.seed + number
 
 
 def text_rows(coder, subject: Subject, stage: Stage, all_tokens: bool) -> dict[str, Gram]:
@@ -103,38 +118,48 @@ def spatial_rows(
     subject: Subject,
     stage: Stage,
     key_of: Callable[[str], str | None],
-    keys_values: Deltas,
+    keys_values: Deltas | None,
     settings: FuseSettings,
     advance: Callable[[], None],
     noise: torch.Tensor | None = None,
 ) -> dict[str, Gram]:
     """Inputs of all other layers over a whole sampling of each prompt, without guidance.
 
-    noise: (1, 4, h, w) to start from, for tests.
+    keys_values: the fused ones, None for the subject's own. noise: (prompts, 4, h, w) to start
+    from, for tests.
     """
     drawn = model.clone()
-    add_full_deltas(drawn, keys_values, key_of, "the fused keys and values")
-    add_deltas(drawn, subject.spatial, key_of, subject.strength_model, subject.name)
+    if keys_values is not None:
+        add_full_deltas(drawn, keys_values, key_of, "the fused keys and values")
+    own = subject.unet if keys_values is None else subject.spatial
+    add_deltas(drawn, own, key_of, subject.strength_model, subject.name)
     add_layerwise_text(drawn)
-    positive = [encoded_together(coder, subject.drawn)]
     latent = torch.zeros(len(subject.drawn), 4, settings.height // 8, settings.width // 8)
     if noise is None:
         noise = comfy.sample.prepare_noise(latent, subject.seed)
     grams = stage.new_grams()
-    with recorded_inputs(model.model, stage.modules, grams, key_of):
-        comfy.sample.sample_custom(
-            drawn,
-            noise,
-            1.0,
-            comfy.samplers.ksampler("dpmpp_2m"),
-            published_sigmas(drawn, settings.steps),
-            positive,
-            positive,
-            latent,
-            callback=lambda *args: advance(),
-            disable_pbar=True,
-        )
+    for first in range(0, len(subject.drawn), TOGETHER):
+        few = slice(first, first + TOGETHER)
+        positive = [encoded_together(coder, subject.drawn[few])]
+        with recorded_inputs(model.model, stage.modules, grams, key_of):
+            comfy.sample.sample_custom(
+                drawn,
+                noise[few],
+                1.0,
+                comfy.samplers.ksampler("dpmpp_2m"),
+                published_sigmas(drawn, settings.steps),
+                positive,
+                positive,
+                latent[few],
+                callback=lambda *args: advance(),
+                disable_pbar=True,
+            )
     return grams
+
+
+def samplings(subject: Subject) -> int:
+    """How many times spatial_rows samples."""
+    return -(-len(subject.drawn) // TOGETHER)
 
 
 def encoded_together(coder, prompts) -> list:
