@@ -109,9 +109,13 @@ def _font(height: int):
 
 
 def _colors(regions: Regions) -> list[str]:
-    """ "#rrggbb" of each region."""
+    """The colour of each region, as #rrggbb.
+
+    Those without a colour take it from the end of the palette, away from the colours of a layout's
+    first boxes.
+    """
     return [
-        PALETTE[(number if region.color is None else region.color) % len(PALETTE)]
+        PALETTE[(-1 - number if region.color is None else region.color) % len(PALETTE)]
         for number, region in enumerate(regions.regions)
     ]
 

@@ -48,7 +48,7 @@ class Region:
     box or mask, one of them: mask (height, width) float32 in 0..1 over the whole canvas, any
     resolution; soft values are weights. weight: 0 or more; 1 replaces what was there, less mixes.
     concept: name of the concept that the region draws, or None: found by the tokens in `prompt`.
-    color: number of its colour in pictures of the layout; None takes its place in the list.
+    color: number of its colour in pictures of the layout; None: by its place.
     """
 
     prompt: str

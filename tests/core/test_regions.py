@@ -401,7 +401,7 @@ def test_the_picture_is_as_large_as_the_canvas_and_shows_each_region_in_its_colo
     assert picture.shape == (1, 160, 320, 3)
     assert picture.min() >= 0
     assert picture.max() <= 1
-    for color, (row, column) in ((PALETTE[2], (80, 1)), (PALETTE[1], (100, 201))):
+    for color, (row, column) in ((PALETTE[2], (80, 1)), (PALETTE[-2], (100, 201))):
         rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         torch.testing.assert_close(picture[0, row, column], torch.tensor(rgb))
 
