@@ -51,6 +51,7 @@ export class RegionEditor {
     this.status = make("div", { class: "mos-status", role: "status" });
     this.file = make("input", { type: "file", accept: "image/*", class: "mos-file", tabindex: -1 });
     this.buttons = this.#makeButtons();
+    this.grid = this.#makeGrid();
     this.element = make(
       "div",
       { class: "mos-layout" },
@@ -149,34 +150,35 @@ export class RegionEditor {
     };
   }
 
-  #makeToolbar() {
-    /** @param {Record<string, string>} choices @param {string} tip @param {string} [title] */
-    const select = (choices, tip, title) =>
-      make(
-        "select",
-        { class: "mos-select", title: tip, "aria-label": tip },
-        ...(title ? [make("option", { value: "", disabled: "", hidden: "" }, title)] : []),
-        ...Object.entries(choices).map(([value, text]) => make("option", { value }, text))
-      );
-    this.presets = select(PRESETS, "Arrange the boxes; their prompts stay", "Presets");
-    this.presets.value = "";
-    this.presets.addEventListener("change", () => {
-      this.state.preset(/** @type {Preset} */ (this.presets.value));
-      this.presets.value = "";
+  #makePresets() {
+    const presets = choice(PRESETS, "Arrange the boxes; their prompts stay", "Presets");
+    presets.value = "";
+    presets.addEventListener("change", () => {
+      this.state.preset(/** @type {Preset} */ (presets.value));
+      presets.value = "";
       this.focus();
     });
-    this.grid = select(GRIDS, "Edges snap to this grid, in pixels; hold Alt for free hand");
-    this.grid.value = String(this.host.step());
-    this.grid.addEventListener("change", () => {
-      this.host.setStep(Number(this.grid.value));
+    return presets;
+  }
+
+  #makeGrid() {
+    const grid = choice(GRIDS, "Edges snap to this grid, in pixels; hold Alt for free hand");
+    grid.value = String(this.host.step());
+    grid.addEventListener("change", () => {
+      this.host.setStep(Number(grid.value));
       this.draw();
     });
+    return grid;
+  }
+
+  #makeToolbar() {
     const { undo, redo, copy, remove, up, down, picture } = this.buttons;
     const gap = () => make("span", { class: "mos-gap" });
     return make(
       "div",
       { class: "mos-toolbar", role: "toolbar" },
-      ...[this.presets, this.grid, gap(), undo, redo, gap(), copy, remove, up, down, gap(), picture]
+      ...[this.#makePresets(), this.grid, gap(), undo, redo, gap(), copy, remove, up, down],
+      ...[gap(), picture]
     );
   }
 
@@ -239,4 +241,17 @@ export class RegionEditor {
     event.preventDefault();
     act();
   }
+}
+
+/** A list to choose from. @param {Record<string, string>} choices value to text
+ * @param {string} tip @param {string} [title] shown while nothing is chosen */
+function choice(choices, tip, title) {
+  const heading = title ? [make("option", { value: "", disabled: "", hidden: "" }, title)] : [];
+  const options = Object.entries(choices).map(([value, text]) => make("option", { value }, text));
+  return make(
+    "select",
+    { class: "mos-select", title: tip, "aria-label": tip },
+    ...heading,
+    ...options
+  );
 }

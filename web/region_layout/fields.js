@@ -69,8 +69,13 @@ export function makeFields(state) {
     )
   );
 
-  for (const [name, input] of Object.entries(inputs)) {
-    const field = FIELDS[/** @type {keyof typeof FIELDS} */ (name)];
+  /** @param {(name: keyof typeof FIELDS, field: ReturnType<typeof textField>) => void} act */
+  const forEach = (act) => {
+    for (const [name, field] of Object.entries(FIELDS)) act(/** @type {any} */ (name), field);
+  };
+
+  forEach((name, field) => {
+    const input = inputs[name];
     const isText = input instanceof HTMLTextAreaElement || input.type === "text";
     // Texts count while they are typed; half a number ("1" of "128") does not.
     input.addEventListener(isText ? "input" : "change", () => {
@@ -82,18 +87,20 @@ export function makeFields(state) {
       state.endGesture();
       draw();
     });
-  }
+  });
 
   const draw = () => {
     const box = state.box;
     element.classList.toggle("mos-idle", !box);
     element.style.setProperty("--mos-color", box ? colorOf(box.color) : "transparent");
-    for (const [name, input] of Object.entries(inputs)) {
-      const text = box ? FIELDS[/** @type {any} */ (name)].read(box[/** @type {keyof Box} */ (name)]) : "";
-      const typing = input === document.activeElement && FIELDS[/** @type {any} */ (name)].mean(input.value) === box?.[/** @type {keyof Box} */ (name)];
-      if (!typing && input.value !== text) input.value = text;
+    forEach((name, field) => {
+      const input = inputs[name];
+      const text = box ? field.read(box[name]) : "";
+      // What is being typed may be another way to write the same: leave it.
+      const isTyped = input === document.activeElement && field.mean(input.value) === box?.[name];
+      if (!isTyped && input.value !== text) input.value = text;
       input.disabled = !box;
-    }
+    });
   };
 
   return { element, draw, focus: () => inputs.prompt.focus({ preventScroll: true }) };

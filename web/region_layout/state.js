@@ -219,7 +219,7 @@ function freeColor(regions) {
   return color;
 }
 
-/** The boxes of a moment, on another canvas. @param {Moment} moment @param {Size} canvas */
+/** The boxes of a moment, on another canvas. @param {Moment} moment @param {Size} to */
 function fitted({ canvas, regions }, to) {
   if (sameSize(canvas, to)) return regions;
   return regions.map((box) => ({ ...box, ...scaled(box, canvas, to) }));
