@@ -51,18 +51,22 @@ def describe_concepts(reports: Sequence[LayerReport], names: Sequence[str]) -> l
 
 
 def lost_share(reports: Sequence[LayerReport], number: int) -> float | None:
-    """Mean over the layers of the number-th concept's squared error / what it asks for."""
-    rows = [r.errors[number] for r in reports if r.errors[number, -1] > 0]
-    return sum((row[:-1].sum() / row[-1]).item() for row in rows) / len(rows) if rows else None
+    """The number-th concept's squared error / what it asks for, layers weighted alike."""
+    rows = [weighted(r.errors)[number] for r in reports]
+    asked = sum(row[-1].item() for row in rows)
+    return sum(row[:-1].sum().item() for row in rows) / asked if asked > 0 else None
+
+
+def weighted(errors: torch.Tensor) -> torch.Tensor:
+    """In shares of what all concepts together ask of the layer."""
+    return errors / errors[:, -1].sum().clamp(min=1e-30)
 
 
 def conflicts(reports: Sequence[LayerReport]) -> torch.Tensor:
-    """(concepts, concepts + 1): the mean share of what concept i asks for that is lost to concept
-    j; last column: to anchor and ridge. Zeros for solvers other than exact."""
-    asked = [r.errors for r in reports if r.errors[:, -1].sum() > 0]
-    shares = [e[:, :-1] / e[:, -1:].clamp(min=1e-30) * (e[:, -1:] > 0) for e in asked]
-    count = sum(((e[:, -1:] > 0).float() for e in asked), torch.zeros(()))
-    return sum(shares, torch.zeros(())) / count.clamp(min=1)
+    """(concepts, concepts + 1): the share of what concept i asks for that is lost to concept j;
+    last column: to anchor and ridge, or all of it for solvers other than exact."""
+    total = sum((weighted(r.errors) for r in reports), torch.zeros(()))
+    return total[:, :-1] / total[:, -1:].clamp(min=1e-30) if total.ndim else total
 
 
 def describe_conflicts(

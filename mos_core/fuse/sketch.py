@@ -3,12 +3,16 @@
 A count sketch (Charikar et al. 2002): every row is added with a random sign to one of a few
 buckets. For any matrix M the squared norm of `sketch @ M` is on average that of `rows @ M`, so
 from the sketch of a concept's rows follows that concept's share of the loss, for any solution that
-is found later, within some ten percent per layer and less over many layers.
+is found later, within some tens of percent per layer and less over many layers.
 """
+
+from collections.abc import Sequence
 
 import torch
 
-SKETCH_ROWS = 32
+from ..records import LowRank
+
+SKETCH_ROWS = 16
 
 
 def sketch_of(rows: torch.Tensor, first: int) -> torch.Tensor:
@@ -28,34 +32,42 @@ def signs(first: int, count: int, device) -> torch.Tensor:
 
 
 def errors_of_concepts(
-    sketches: list[torch.Tensor],
-    deltas: list[torch.Tensor | None],
+    sketches: Sequence[torch.Tensor],
+    asked: Sequence[tuple[float, LowRank | None]],
     fused: torch.Tensor,
     inverse: torch.Tensor | None,
 ) -> torch.Tensor:
     """Whose demands cost whom in one layer: (concepts, concepts + 2), squared errors.
 
-    sketches: (SKETCH_ROWS, in) of each concept; deltas: (out, in), None for zero; fused: the
-    layer's solution D; inverse: (G + ridge I)^-1, None for a solution that is not R G^-1.
-    Column j: the part of the error of concept i that stands in j's favour; the last column but
-    one: what the anchor and the ridge hold back; the last: what i asks for in all.
+    sketches: (SKETCH_ROWS, in) of each concept; asked: strength and factors, None for no change;
+    fused: the layer's solution D (out, in); inverse: (G + ridge I)^-1, None for a solution that is
+    not R G^-1. Column j: the part of the error of concept i that stands in j's favour; the last
+    but one: the rest, which anchor and ridge hold back; the last: what i asks for in all.
 
     D = sum_j dW_j G_j G^-1, so dW_i - D = sum_j (dW_i - dW_j) G_j G^-1 + (what anchor and ridge
     hold back): the error of i, projected on each of these parts.
     """
     count, table = len(sketches), torch.zeros(len(sketches), len(sketches) + 2)
-    zeros = torch.zeros_like(fused)
-    wanted = [zeros if delta is None else delta.to(fused) for delta in deltas]
     rows = [sketch.to(fused) for sketch in sketches]
     for i in range(count):
-        own = rows[i] @ wanted[i].T  # (SKETCH_ROWS, out)
+        own = mapped(rows[i], *asked[i], fused)  # (SKETCH_ROWS, out)
         error = own - rows[i] @ fused.T
         table[i, -1] = own.square().sum()
         table[i, -2] = error.square().sum()
-        for j in range(count) if inverse is not None else ():
+        spread = None if inverse is None else rows[i] @ inverse  # (SKETCH_ROWS, in)
+        for j in range(count) if spread is not None else ():
             if i != j:
-                difference = rows[j] @ (wanted[i] - wanted[j]).T
-                part = rows[i] @ inverse @ rows[j].T @ difference  # (SKETCH_ROWS, out)
-                table[i, j] = (part * error).sum()
+                difference = mapped(rows[j], *asked[i], fused) - mapped(rows[j], *asked[j], fused)
+                table[i, j] = ((spread @ rows[j].T @ difference) * error).sum()
                 table[i, -2] -= table[i, j]
     return table
+
+
+def mapped(
+    rows: torch.Tensor, strength: float, pair: LowRank | None, like: torch.Tensor
+) -> torch.Tensor:
+    """What the factors make of the rows, (rows, out); like: (out, in)."""
+    if pair is None:
+        return rows.new_zeros(rows.shape[0], like.shape[0])
+    down, up = pair.down.flatten(1).to(rows), pair.up.flatten(1).to(rows)
+    return strength * (rows @ down.T) @ up.T

@@ -1,7 +1,10 @@
 """Three ways from a layer's sums to its fused delta D = W - W0, each (out, in)."""
 
+from collections.abc import Sequence
+
 import torch
 
+from ..records import LowRank
 from .sums import LayerSums
 
 # The public code's settings (Mix-of-Show): steps for text and cross-attention keys and values /
@@ -77,6 +80,10 @@ def solve_lbfgs(sums: LayerSums, steps: int, ridge: float = 0.0) -> torch.Tensor
         return delta.detach()
 
 
-def solve_sum(deltas: list[torch.Tensor]) -> torch.Tensor:
-    """Plain merge, for comparison: D = sum_i dW_i, strengths included."""
-    return sum(deltas[1:], deltas[0])
+def solve_sum(sums: LayerSums, asked: Sequence[tuple[float, LowRank | None]]) -> torch.Tensor:
+    """Plain weighted merge, for comparison: D = sum_i strength_i dW_i."""
+    merged = torch.zeros_like(sums.cross)
+    for strength, pair in asked:
+        if pair is not None:
+            merged += strength * pair.delta().flatten(1).to(merged)
+    return merged

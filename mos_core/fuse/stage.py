@@ -96,8 +96,13 @@ class Stage:
 
     def solve(self, module: str, settings: FuseSettings) -> tuple[torch.Tensor, LayerReport]:
         """The module's fused delta (out, in), float32 on the CPU; its sums are let go."""
-        sums, group, inverse = self.sums.pop(module), input_group(module), None
-        asked = [p and strength * p.delta().flatten(1) for strength, p in self.asked.pop(module)]
+        sums, group, asked = self.sums.pop(module), input_group(module), self.asked.pop(module)
+        inverse = None
+        if not bool(torch.isfinite(sums.cross).all() & torch.isfinite(sums.inputs.gram).all()):
+            raise FuseError(
+                f"the sums of '{module}' hold values that are not finite numbers: a concept draws "
+                "no picture on this model; try each alone, and leave out the one that fails"
+            )
         if settings.solver == "exact":
             if self.inverse is None or self.inverse[0] != group:
                 self.inverse = group, inverse_of(sums, settings.ridge)
@@ -107,12 +112,7 @@ class Stage:
             steps = LBFGS_STEPS_SPATIAL if self.spatial else LBFGS_STEPS
             delta = solve_lbfgs(sums, steps, settings.ridge)
         else:
-            delta = solve_sum([d for d in asked if d is not None]).to(sums.cross)
-        if not bool(torch.isfinite(delta).all()):
-            raise FuseError(
-                f"the sums of '{module}' hold values that are not finite numbers: a concept draws "
-                "no picture on this model; try each alone, and leave out the one that fails"
-            )
+            delta = solve_sum(sums, asked)
         nothing = torch.zeros_like(delta)
         errors = errors_of_concepts(sums.inputs.sketches, asked, delta, inverse)
         report = LayerReport(module, sums.loss(nothing), sums.loss(delta), errors)

@@ -52,7 +52,7 @@ class InputSums:
     concepts: int = 0
     noise: float = torch.finfo(torch.float64).eps  # relative rounding error of the gram matrix
     anchor: torch.Tensor | None = None  # (in, in), the base model's own rows, weighted
-    sketches: list[torch.Tensor] = field(default_factory=list)  # one for each concept, on the CPU
+    sketches: list[torch.Tensor] = field(default_factory=list)  # one a concept, CPU
 
     def add(self, gram: Gram) -> torch.Tensor:
         """One concept's rows -> their X^T X in float64."""
@@ -63,7 +63,7 @@ class InputSums:
         self.rows += gram.rows
         self.concepts += 1
         self.noise = max(self.noise, torch.finfo(gram.dtype).eps)
-        self.sketches.append(gram.sketch.cpu())
+        self.sketches.append(gram.sketch.to("cpu", torch.bfloat16))
         return matrix
 
     def add_anchor(self, gram: Gram, weight: float) -> None:

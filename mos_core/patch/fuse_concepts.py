@@ -37,6 +37,7 @@ from .fused import fingerprint
 from .kept_sums import base_of, sums_path
 from .layerwise_clip import add_vocabulary, vocabulary_of
 from .lora_branches import shape_of
+from .sums_place import dtype_of_sums, place_of_sums, sums_bytes
 
 
 def fuse_concepts(
@@ -199,7 +200,10 @@ class Fusion:
 
     def fuse_spatial(self, coder, keys_values: Deltas, noises=None) -> Deltas:
         """All other layers of the UNet, fused text encoder, keys and values in place."""
-        stage = Stage(self.spatial_modules, torch.float64, spatial=True)
+        root, modules, dtype = self.model.model, self.spatial_modules, dtype_of_sums(self.model)
+        shapes = {m: shape_of(root, self.unet_key(m)) for m in modules}
+        place = place_of_sums(self.model, sums_bytes(modules, shapes, dtype))
+        stage = Stage(modules, dtype, spatial=True, device=place)
 
         def rows(subject: Subject, number: int):
             noise = None if noises is None or number >= len(noises) else noises[number]

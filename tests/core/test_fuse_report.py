@@ -1,0 +1,211 @@
+"""Ring 1: whose loss a fusion is, low-rank export, sums on disk, memory."""
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mix_of_show.mos_core.errors import MosError
+from mix_of_show.mos_core.fuse.low_rank import describe_truncation, factorise
+from mix_of_show.mos_core.fuse.report import conflicts, describe_fusion
+from mix_of_show.mos_core.fuse.settings import FuseSettings
+from mix_of_show.mos_core.fuse.sketch import SKETCH_ROWS, errors_of_concepts, signs, sketch_of
+from mix_of_show.mos_core.fuse.stage import Stage
+from mix_of_show.mos_core.fuse.sums import Gram
+from mix_of_show.mos_core.fuse.sums_file import read_sums, write_sums
+from mix_of_show.mos_core.records import LowRank
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+
+
+def filled(rows: torch.Tensor) -> Gram:
+    gram = Gram()
+    gram.add(rows)
+    return gram
+
+
+def pair(out: int, width: int, seed: int) -> LowRank:
+    generator = torch.Generator().manual_seed(seed)
+    return LowRank(
+        torch.randn(2, width, generator=generator), torch.randn(out, 2, generator=generator)
+    )
+
+
+def test_a_sketch_keeps_squared_norms_on_average():
+    torch.manual_seed(0)
+    ratios = []
+    for trial in range(300):
+        rows, change = torch.randn(300, 12) + 0.5, torch.randn(12, 6)
+        known = (rows @ change).square().sum()
+        ratios.append((sketch_of(rows, 300 * trial) @ change).square().sum() / known)
+    mean = torch.stack(ratios).mean()
+    assert 0.95 < mean < 1.05
+    assert torch.stack(ratios).std() < 0.6
+
+
+def test_a_sketch_of_rows_in_pieces_has_other_buckets_but_the_same_signs():
+    assert torch.equal(torch.cat([signs(0, 40, "cpu"), signs(40, 60, "cpu")]), signs(0, 100, "cpu"))
+    assert abs(signs(0, 4096, "cpu").float().mean()) < 0.05
+    rows = torch.randn(4 * SKETCH_ROWS, 5)
+    pieces = sketch_of(rows[: 2 * SKETCH_ROWS], 0) + sketch_of(
+        rows[2 * SKETCH_ROWS :], 2 * SKETCH_ROWS
+    )
+    torch.testing.assert_close(pieces, sketch_of(rows, 0))
+
+
+def test_two_concepts_that_want_opposite_things_of_one_input_blame_each_other():
+    row, first = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    fused = torch.zeros(1, 2)  # the mean of 2 and -2
+    inverse = torch.diag(torch.tensor([0.5, 0.0]))
+    table = errors_of_concepts([row, row], [asks(first), asks(-first)], fused, inverse)
+    torch.testing.assert_close(table, torch.tensor([[0.0, 4.0, 0.0, 4.0], [4.0, 0.0, 0.0, 4.0]]))
+
+
+def test_what_an_anchor_holds_back_is_not_put_on_another_concept():
+    row, delta = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    away = torch.tensor([[0.0, 1.0]])  # the other concept sees another direction
+    inverse = torch.diag(torch.tensor([0.5, 0.5]))  # an anchor as heavy as each concept
+    table = errors_of_concepts([row, away], [asks(delta), (1.0, None)], delta / 2, inverse)
+    torch.testing.assert_close(table, torch.tensor([[0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 0.0]]))
+
+
+def asks(delta: torch.Tensor) -> tuple[float, LowRank]:
+    return 1.0, LowRank(delta, torch.eye(delta.shape[0]))
+
+
+def solved_stage(count: int, width: int = 24, anchor: float = 0.0, spread: float = 1.0):
+    torch.manual_seed(1)
+    stage = Stage([LAYER], torch.float64, spatial=True)
+    for number in range(count):
+        rows = torch.randn(200, width) * spread
+        grams = {LAYER: filled(rows)}
+        stage.add_concept(grams, {LAYER: pair(16, width, number)}, 1.0, {LAYER: (16, width)})
+    if anchor:
+        stage.add_anchor({LAYER: filled(torch.randn(50, width))}, anchor)
+    return stage.solve(LAYER, FuseSettings(ridge=0.01))
+
+
+def test_the_parts_of_a_concepts_loss_add_up_to_the_loss_of_the_layer():
+    _, report = solved_stage(3)
+    lost = report.errors[:, :-1].sum() / (3 * 200 * 16)
+    assert report.after == pytest.approx(lost.item(), rel=0.5)
+    asked = report.errors[:, -1].sum() / (3 * 200 * 16)
+    assert report.before == pytest.approx(asked.item(), rel=0.5)
+
+
+def test_an_anchor_shrinks_the_fused_change_and_takes_its_share_of_the_blame():
+    free, plain = solved_stage(2)
+    held, report = solved_stage(2, anchor=2.0)
+    assert held.norm() < 0.8 * free.norm()
+    assert conflicts([report])[:, -1].sum() > conflicts([plain])[:, -1].sum() + 0.1
+
+
+def test_the_report_names_each_concept_and_the_pairs_that_cost_each_other_most():
+    _, report = solved_stage(3)
+    text = describe_fusion([report], {"solving": 0.1}, ["ann", "bob", "cat"])
+    assert "ann: other UNet layers" in text
+    assert "ann and bob: " in text
+    assert "asks for nothing" not in text
+
+
+def test_sums_that_are_not_finite_are_refused_by_the_layers_name():
+    with pytest.raises(MosError, match=r"mid_block.*not finite"):
+        solved_stage(2, spread=float("inf"))
+
+
+def test_a_delta_of_low_rank_comes_back_whole_and_a_cut_one_loses_what_is_cut():
+    known = pair(6, 5, 0).delta()
+    factors, lost = factorise(known, 2)
+    torch.testing.assert_close(factors.delta(), known)
+    assert lost < 1e-12
+    factors, lost = factorise(torch.diag(torch.tensor([4.0, 3.0])), 1)
+    assert lost == pytest.approx(9 / 25)
+    torch.testing.assert_close(factors.delta(), torch.diag(torch.tensor([4.0, 0.0])))
+    assert factorise(torch.zeros(3, 4, 1, 1), 2)[0].delta().shape == (3, 4, 1, 1)
+    assert "36.0%" in describe_truncation({LAYER: lost}, 1)
+
+
+def test_sums_on_disk_are_the_same_bits_and_damaged_ones_are_taken_again(tmp_path):
+    path, gram = tmp_path / "x" / "sums.safetensors", filled(torch.randn(9, 4))
+    write_sums(path, {"a.qkv": gram})
+    again = read_sums(path)
+    assert again is not None
+    assert torch.equal(again["a.qkv"].matrix, gram.matrix)
+    assert torch.equal(again["a.qkv"].sketch, gram.sketch)
+    assert again["a.qkv"].rows == 9
+    assert [file.name for file in path.parent.iterdir()] == ["sums.safetensors"]
+    path.write_bytes(path.read_bytes()[:-7])
+    assert read_sums(path) is None
+    assert read_sums(tmp_path / "none") is None
+
+
+class LiveBytes(TorchDispatchMode):
+    """The largest number of bytes of tensors made inside that were alive at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.users: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.enter(storage._cdata, storage.nbytes())
+                weakref.finalize(tensor, self.leave, storage._cdata, storage.nbytes())
+        return result
+
+    def enter(self, name: int, size: int) -> None:
+        if self.users.get(name, 0) == 0:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.users[name] = self.users.get(name, 0) + 1
+
+    def leave(self, name: int, size: int) -> None:
+        self.users[name] -= 1
+        if self.users[name] == 0:
+            self.now -= size
+
+
+def test_fourteen_concepts_need_as_much_memory_as_two():
+    width, peaks = 640, {}
+    modules = [LAYER.replace("attn2.to_q", f"attn1.{name}") for name in ("to_q", "to_k", "to_v")]
+    shapes = dict.fromkeys(modules, (width, width))
+    rows = torch.randn(8, width)
+    for count in (2, 14):
+        factors = [{m: pair(width, width, i) for m in modules} for i in range(count)]
+        with LiveBytes() as memory:
+            stage = Stage(modules, torch.float32, spatial=True)
+            for own in factors:
+                grams = stage.new_grams()
+                for gram in grams.values():
+                    gram.add(rows)
+                stage.add_concept(grams, own, 1.0, shapes)
+            sums = stage.solve(modules[0], FuseSettings(ridge=0.01))
+            del sums
+        peaks[count] = memory.peak
+    assert peaks[2] > 3 * width * width * 8
+    assert peaks[14] < 1.05 * peaks[2]
+
+
+def test_a_prompt_without_a_place_for_the_concept_is_refused():
+    for wrong in ({"prompts": ("a cat",)}, {"anchor": -1.0}, {"anchor": 1.0, "anchor_prompts": ()}):
+        with pytest.raises(MosError):
+            FuseSettings(**wrong).check()
+    FuseSettings(prompts=("a {} on a beach", "{}"), anchor=1.0).check()
+
+
+def test_sums_go_to_the_cpu_when_the_device_is_short(monkeypatch):
+    place = pytest.importorskip("mix_of_show.mos_core.patch.sums_place")
+    model = SimpleNamespace(
+        load_device=torch.device("cuda"), model_size=lambda: 100, loaded_size=lambda: 40
+    )
+    monkeypatch.setattr(place.management, "minimum_inference_memory", lambda: 1000)
+    monkeypatch.setattr(place.management, "get_free_memory", lambda device: 2000)
+    assert place.place_of_sums(model, 900) is None
+    assert place.place_of_sums(model, 941) == torch.device("cpu")
+    model.load_device = torch.device("cpu")
+    assert place.place_of_sums(model, 10**12) is None
