@@ -45,8 +45,9 @@ def base_of(model, clip) -> str | None:
         if patcher.patches or patcher.object_patches or wrapped or options:
             return None
     digest = hashlib.sha256(repr(clip.layer_idx).encode())
-    for root in (clip.cond_stage_model, model.model):
-        for name, weight in sorted(root.state_dict().items()):
+    for patcher in (clip.patcher, model):
+        for name, entries in sorted(patcher.get_key_patches().items()):  # the unpatched weights
+            weight = entries[0][0] if isinstance(entries[0], tuple) else entries[0]
             flat = weight.detach().flatten()
             picked = flat[:: max(1, flat.numel() // SAMPLES)]
             digest.update(name.encode() + content([picked]))
