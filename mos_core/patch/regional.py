@@ -121,7 +121,7 @@ class RegionalAttention:
         options = transformer_options or {}
         lasting = self.runs and not options.get(HOOKED)
         run = self.runs[-1] if lasting else RegionalRun(self)
-        call = RegionalPass(run, executor.class_obj, options.get(RECORDER), x.dtype, x.device)
+        call = RegionalPass(run, executor.class_obj, options.get(RECORDER))
         with ExitStack() as ours:
             (options.get(KEEP) or ours).enter_context(injected(call))
             return executor(x, timesteps, context, y, control, call.patch(options), **kwargs)

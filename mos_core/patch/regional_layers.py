@@ -1,16 +1,14 @@
 """One UNet call with regions: the attention patches of every layer."""
 
-import comfy.ldm.modules.attention
-import comfy.utils
 import torch
 
 from ..compose.attention import common_length, gather, mix_regions, repeat_tokens, scatter
 from ..compose.injection import thin_products
 from .layerwise_model import with_first_patch
-from .regional_run import NEGATIVE, POSITIVE, RegionalRun
+from .regional_block import POSITIVE, TEXT, attend, grid_of, halves_of, keep_text, rows_of
+from .regional_run import RegionalRun
 
-TEXT = "mix_of_show_text"  # in a block's extra_options: what enters its cross-attention
-OUTPUTS = "mix_of_show_outputs"  # the regions' own attention, for the deltas of to_out
+OUTPUTS = "mix_of_show_outputs"  # in extra_options: the regions' own attention, for their to_out
 
 
 class RegionalPass:
@@ -19,12 +17,10 @@ class RegionalPass:
     grids: token count -> (rows, columns) of the feature maps met so far.
     """
 
-    def __init__(self, run: RegionalRun, unet, recorder, dtype, device):
+    def __init__(self, run: RegionalRun, unet, recorder):
         self.run = run
         self.unet = unet
         self.recorder = recorder
-        self.dtype = dtype
-        self.device = device
         self.grids: dict[int, tuple[int, int]] = {}
         self.numbers = range(len(run.regions))
         self.layers = {
@@ -46,59 +42,63 @@ class RegionalPass:
         patches["attn2_patch"] = [*patches.get("attn2_patch", []), keep_text]
         return {**patched, "patches_replace": replace}
 
-    def layer_of(self, extra_options):
-        name, number = extra_options["block"]
-        return self.layers[name, number, extra_options.get("block_index", 0)]
-
     # --- cross-attention ---------------------------------------------------------------------
 
     def cross_attention(self, layer, prior, recorded: bool):
         """attn2_replace of one layer. prior: what another pack put there, or None."""
+        attend_group = self.attend_group if prior is None else self.attend_group_by_prior
 
         def replace(q, k, v, extra_options):
             x, *text = extra_options.pop(TEXT)
-            halves = halves_of(extra_options)
             grid = grid_of(extra_options, q.shape[1])
             if grid is None:
                 return attend(q, k, v, extra_options, prior)
+            halves = halves_of(extra_options)
             if recorded:
                 self.record_cross(layer, halves, x, q, k, text[0], extra_options)
             lengths = tuple(self.length(n, halves, k.shape[1]) for n in self.numbers)
             placement = self.run.placement(grid, lengths, q.device, q.dtype)
-            needed = not placement.everything or prior is not None
+            needed = prior is not None or not placement.everything
             base = attend(q, k, v, extra_options, prior) if needed else None
             if not placement.groups:
                 return base
             outputs = []
             for group in placement.groups:
-                members = group.members
-                own_k, own_v = self.keys_values(members, layer, halves, (k, v), text, lengths)
-                delta = self.run.cross_factors(members, layer, "to_q", q.device, q.dtype)
-                if prior is None:
-                    own_q = gather(q, group)
-                    if delta is not None:
-                        own_q = own_q + thin_products(gather(x, group), delta)
-                    out = attend(own_q.flatten(0, 1), own_k, own_v, extra_options)
-                    outputs.append(out.unflatten(0, own_q.shape[:2]))
-                    continue
-                # Another pack's attention (an image prompt, say) may need the whole canvas.
-                rows = [t.unflatten(0, (len(members), -1)) for t in (own_k, own_v)]
-                whole = []
-                for i in range(len(members)):
-                    own_q = q
-                    if delta is not None:
-                        own_q = q + thin_products(x[None], tuple(t[i : i + 1] for t in delta))[0]
-                    whole.append(prior(own_q, rows[0][i], rows[1][i], extra_options))
-                cells = group.cells.view(len(members), -1)
-                outputs.append(
-                    torch.stack([out.index_select(1, cells[i]) for i, out in enumerate(whole)])
-                )
+                own = self.keys_values(group.members, layer, halves, (k, v), text, lengths)
+                delta = self.run.cross_factors(group.members, layer, "to_q", q.device, q.dtype)
+                outputs.append(attend_group(group, x, q, own, delta, extra_options, prior))
             extra_options[OUTPUTS] = (placement, outputs)
             # What a prior hands out may be its own property.
             safe = prior is None and not torch.is_grad_enabled()
             return mix_regions(base, outputs, placement, in_place=safe)
 
         return replace
+
+    def attend_group(self, group, x, q, own, delta, extra_options, prior=None):
+        """(members, batch, count, inner): each member's cells to each member's text.
+
+        x: (batch, cells, width) and q: (batch, cells, inner) of the whole map. own: k and v,
+        (members * batch, tokens, inner). delta: the members' factors of to_q, or None.
+        """
+        own_q = gather(q, group)
+        if delta is not None:
+            own_q = own_q + thin_products(gather(x, group), delta)
+        keys, values = own
+        out = attend(own_q.flatten(0, 1), keys, values, extra_options)
+        return out.unflatten(0, own_q.shape[:2])
+
+    def attend_group_by_prior(self, group, x, q, own, delta, extra_options, prior):
+        """The same by another pack's attention, which may need the whole map (an image prompt)."""
+        members = len(group.members)
+        keys, values = (t.unflatten(0, (members, -1)) for t in own)
+        outputs = []
+        for i, cells in enumerate(group.cells.view(members, -1)):
+            own_q = q
+            if delta is not None:
+                own_q = q + thin_products(x[None], (delta[0][i : i + 1], delta[1][i : i + 1]))[0]
+            out = prior(own_q, keys[i], values[i], extra_options)
+            outputs.append(out.index_select(1, cells))
+        return torch.stack(outputs)
 
     def length(self, region: int, halves, global_length: int) -> int:
         """Text tokens of a region that serve all halves of this batch."""
@@ -107,14 +107,13 @@ class RegionalPass:
 
     def keys_values(self, members, layer, halves, global_kv, global_text, lengths):
         """k and v (members * batch, tokens, inner): each member's text for each chunk's half."""
-        device, dtype = global_kv[0].device, global_kv[0].dtype
-        per_chunk = global_kv[0].shape[0] // len(halves)
+        batch, device, dtype = global_kv[0].shape[0], global_kv[0].device, global_kv[0].dtype
         rows: tuple[list, list] = ([], [])
         for region in members:
             for chunk, half in enumerate(halves):
                 pair = self.run.keys_values(region, half, layer, self.unet, device, dtype)
                 if pair is None:  # the global text, through the region's concept
-                    at = slice(chunk * per_chunk, (chunk + 1) * per_chunk)
+                    at = rows_of(chunk, halves, batch)
                     pair = tuple(
                         kv[at] + self.run.text_delta(region, layer, part, text[at], device, dtype)
                         for part, kv, text in zip(
@@ -123,12 +122,13 @@ class RegionalPass:
                     )
                 for row, tensor in zip(rows, pair, strict=True):
                     tensor = repeat_tokens(tensor, lengths[region])
-                    row.append(tensor.expand(per_chunk, -1, -1))
+                    row.append(tensor.expand(batch // len(halves), -1, -1))
         return tuple(torch.cat(row) for row in rows)
 
     def finish(self, n, extra_options):
         """attn2_output_patch, the first one: the regions' own to_out, and the end of the layer."""
-        layer = self.layer_of(extra_options)
+        name, number = extra_options["block"]
+        layer = self.layers[name, number, extra_options.get("block_index", 0)]
         placement, outputs = extra_options.pop(OUTPUTS, (None, ()))
         for group, out in zip(placement.groups if placement else (), outputs, strict=True):
             delta = self.run.cross_factors(group.members, layer, "to_out.0", n.device, n.dtype)
@@ -141,20 +141,18 @@ class RegionalPass:
 
     def record_cross(self, layer, halves, x, q, k, text, extra_options):
         """Hands the recorder each region's queries and keys, over the whole canvas."""
-        per_chunk = q.shape[0] // len(halves)
         for chunk, half in enumerate(halves):
             if half != POSITIVE:
                 continue
-            at = slice(chunk * per_chunk, (chunk + 1) * per_chunk)
+            at = rows_of(chunk, halves, q.shape[0])
             for region in self.numbers:
-                members, own_q = (region,), q[at]
-                delta = self.run.cross_factors(members, layer, "to_q", q.device, q.dtype)
+                own_q = q[at]
+                delta = self.run.cross_factors((region,), layer, "to_q", q.device, q.dtype)
                 if delta is not None:
                     own_q = own_q + thin_products(x[at][None], delta)[0]
-                length = self.run.text_length(region, half) or k.shape[1]
-                lengths = {region: length}
+                lengths = {region: self.run.text_length(region, half) or k.shape[1]}
                 own_k, _ = self.keys_values(
-                    members, layer, [half], (k[at], k[at]), (text[at], text[at]), lengths
+                    (region,), layer, [half], (k[at], k[at]), (text[at], text[at]), lengths
                 )
                 self.recorder.cross(layer.index, region, own_q, own_k, extra_options["n_heads"])
 
@@ -188,35 +186,3 @@ class RegionalPass:
             return out
 
         return replace
-
-
-def keep_text(n, context, value, extra_options):
-    """attn2_patch, the last one: what the cross-attention is about to project."""
-    extra_options[TEXT] = (n, context, value)
-    return n, context, value
-
-
-def attend(q, k, v, extra_options, prior=None):
-    """ComfyUI's attention, as the block itself would call it, or what another pack put there."""
-    if prior is not None:
-        return prior(q, k, v, extra_options)
-    return comfy.ldm.modules.attention.optimized_attention(
-        q,
-        k,
-        v,
-        extra_options["n_heads"],
-        attn_precision=extra_options["attn_precision"],
-        transformer_options=extra_options,
-    )
-
-
-def halves_of(extra_options) -> list[int]:
-    """For each chunk of the batch: POSITIVE or NEGATIVE."""
-    chunks = extra_options.get("cond_or_uncond") or [POSITIVE]
-    return [POSITIVE if entry == POSITIVE else NEGATIVE for entry in chunks]
-
-
-def grid_of(extra_options, tokens: int) -> tuple[int, int] | None:
-    """(rows, columns) of the block's feature map; None if its tokens are no longer its cells."""
-    rows, columns = extra_options["activations_shape"][-2:]
-    return (rows, columns) if rows * columns == tokens else None

@@ -7,10 +7,9 @@ from ..compose.attention import Placement, place_regions
 from ..compose.injection import Block, BlockPlace, make_blocks, place_block, stack_factors
 from ..compose.isolation import IsolatedGroup, isolate, isolation_bias
 from ..text.layerwise import split_layers
+from .regional_block import POSITIVE
 
 Grid = tuple[int, int]
-
-POSITIVE, NEGATIVE = 0, 1  # as in cond_or_uncond; what is neither counts as negative
 
 
 class RegionalRun:
