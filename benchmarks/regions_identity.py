@@ -39,9 +39,9 @@ from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 
 HEIGHT = 128
-SLOTS = {2: 128, 3: 128, 4: 96, 5: 96}  # pixels of the width for each character
-BOX = (80, 88)  # of a region, pixels: a little more than a character of 54 to 61
-JUDGED = 72  # side of the square in which a character is looked for
+SLOTS = {2: 64, 3: 128, 4: 96, 5: 96}  # pixels of the width for each character
+BOX = (64, 88)  # of a region, pixels: a little more than a character of 54 to 61
+JUDGED = 72  # pixels; side of the square in which a character is looked for
 MIDDLE = 0.54  # of a character, fraction of the height (as in the world's pictures)
 PLACES = {
     2: ("left", "right"),
@@ -74,6 +74,7 @@ def arguments():
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="normal")
     parser.add_argument("--step-size", type=float, help="of the guidance; default: published")
+    parser.add_argument("--largest-change", type=float, help="of a step; default: as the node")
     parser.add_argument("--maps", default="auto", help="resolution of the guidance")
     parser.add_argument("--ridge", type=float, help="of the fusion; default: as Fuse Concepts")
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
@@ -104,8 +105,8 @@ class Question:
         )
         self.scene = f"{self.background} background"
         regions = [
-            Region(f"a {word}, {self.scene}", box=self.fraction(centre, *BOX))
-            for word, centre in zip(words, self.centres, strict=True)
+            Region(f"a {word}{place}, {self.scene}", box=self.fraction(centre, *BOX))
+            for word, place, centre in zip(words, where, self.centres, strict=True)
         ]
         self.regions = Regions(self.width, HEIGHT, tuple(regions))
         self.judged = [self.fraction(centre, JUDGED, JUDGED) for centre in self.centres]
@@ -201,6 +202,8 @@ def settings_of(method: str, args) -> ComposerSettings:
     chosen = {"terms": GuidanceTerms(**terms), "resolution": args.maps}
     if args.step_size is not None:
         chosen["step_size"] = args.step_size
+    if args.largest_change is not None:
+        chosen["largest_change"] = args.largest_change
     if off in ("reinit", "guidance"):
         chosen["reinitialise"] = False
     if off == "guidance":

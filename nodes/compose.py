@@ -6,7 +6,7 @@ from ..mos_core.compose.guidance import GuidanceTerms
 from ..mos_core.compose.injection import INJECTIONS
 from ..mos_core.compose.picture import draw_losses, draw_maps
 from ..mos_core.compose.report import write_report
-from ..mos_core.compose.schedule import MAX_STEPS, STEP_SIZE
+from ..mos_core.compose.schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
 from ..mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
 from ..mos_core.patch.composer import ComposerSettings, apply_composer
 from .progress import send_text
@@ -92,7 +92,7 @@ class ComposerAttention(io.ComfyNode):
                     max=1000.0,
                     step=0.5,
                     tooltip="How far the first of these steps goes; later ones go less far. 20 is "
-                    "the published one, for 1024 x 512 pixels.",
+                    "the published one.",
                 ),
                 io.Combo.Input(
                     "attention_maps",
@@ -101,11 +101,14 @@ class ComposerAttention(io.ComfyNode):
                     tooltip="Resolution of the attention maps that lead the latent, as a part of "
                     "the picture's. auto: 1/32 as published, finer where regions are small.",
                 ),
-                io.Boolean.Input(
-                    "smaller_steps_on_small_pictures",
-                    default=True,
-                    tooltip="On pictures smaller than 1024 x 512 the steps go less far, in "
-                    "proportion to the area. Off: as published.",
+                io.Float.Input(
+                    "largest_change",
+                    default=LARGEST_CHANGE,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="No step goes farther than this, as a share of the noise. 0: no limit, "
+                    "as published.",
                 ),
                 io.String.Input(
                     "background_concept",
@@ -129,7 +132,7 @@ class ComposerAttention(io.ComfyNode):
         enhancement=True, enhancement_strength=1.0, fill=True, fill_strength=1.0,
         restriction=True, restriction_strength=1.0, reinitialise=True,
         guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
-        smaller_steps_on_small_pictures=True, background_concept="",
+        largest_change=LARGEST_CHANGE, background_concept="",
     ) -> io.NodeOutput:  # fmt: skip
         terms = GuidanceTerms(
             enhancement * enhancement_strength,
@@ -142,7 +145,7 @@ class ComposerAttention(io.ComfyNode):
             guidance_steps,
             attention_maps,
             reinitialise,
-            smaller_steps_on_small_pictures,
+            largest_change,
         )
         settings = ComposerSettings(injection, isolation, guidance, background_concept)
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)

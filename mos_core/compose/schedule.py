@@ -7,7 +7,10 @@ STEP_SIZE = 20.0  # of the first update
 LAST_SHARE = 0.5  # what of it is left at the end of the schedule, before the root is taken
 PATIENCE = 5  # index of the first step whose rising loss may end the guidance
 MAX_STEPS = 26  # after so many guided steps it ends in any case
-PUBLISHED_CELLS = 128 * 64  # of the latent of 1024 x 512 pixels
+# At most so far in one step: root of the mean square over a latent of unit variance. Not in the
+# public code. The loss has kinks and steep places, where a step of the published size can destroy a
+# picture: in the miniature world the gradient of one step in ten was 20 times the others'.
+LARGEST_CHANGE = 0.1
 
 
 def step_sizes(
@@ -21,16 +24,6 @@ def step_sizes(
     first, last = (1 - (1 - LAST_SHARE) * part for part in (begin, end))
     slope = (last - first) / (steps - 1) if steps > 1 else 0.0
     return [size * math.sqrt(first + slope * i) for i in range(steps)]
-
-
-def canvas_share(rows: int, columns: int) -> float:
-    """What of the step size a latent of this size takes; 1 from the published canvas on.
-
-    The loss is made of means and largest values, whatever the number of cells; so in a smaller
-    latent every value has a larger part in it, and one step would go too far. Not in the public
-    code, which has no small pictures.
-    """
-    return min(1.0, rows * columns / PUBLISHED_CELLS)
 
 
 def update_scale(sigma: float) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .guidance import GuidanceTerms
-from .schedule import MAX_STEPS, STEP_SIZE
+from .schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
 
 # The choices of the node -> how often the latent is halved. The published one is 1/32 of the
 # picture, which is 1/4 of the latent.
@@ -16,14 +16,14 @@ LEAST_CELLS = 16  # "auto" looks at finer maps while a region has fewer cells th
 class GuidanceSettings:
     """terms: the loss. step_size: of the first update, latents of unit variance. steps: at most so
     many guided steps. resolution: of the attention maps, a key of RESOLUTIONS. reinitialise: before
-    the first step. by_canvas: smaller steps on smaller pictures (schedule.canvas_share)."""
+    the first step. largest_change: of a step (schedule.LARGEST_CHANGE); 0 is no limit."""
 
     terms: GuidanceTerms = field(default_factory=GuidanceTerms)
     step_size: float = STEP_SIZE
     steps: int = MAX_STEPS
     resolution: str = "auto"
     reinitialise: bool = True
-    by_canvas: bool = True
+    largest_change: float = LARGEST_CHANGE
 
     @property
     def updates(self) -> bool:

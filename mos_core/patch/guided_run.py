@@ -10,7 +10,7 @@ from ..compose.cells import choose_level, grids_of, region_cells
 from ..compose.guidance import RegionLoss, region_loss
 from ..compose.log import GuidedStep
 from ..compose.reinit import best_window, paste_windows, with_statistics_of
-from ..compose.schedule import StopRule, canvas_share, step_sizes, update_scale
+from ..compose.schedule import StopRule, step_sizes, update_scale
 from ..compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS
 from ..layers import architecture_of, layer_levels
 from .conditional_pass import maps_recorded
@@ -35,9 +35,8 @@ class GuidedRun:
         self.denoise_mask = extra_args.get("denoise_mask")
         self.sigmas = sigmas
         self.begin, self.end = (self._part(sigma) for sigma in (sigmas[0], sigmas[-1]))
-        share = canvas_share(*x.shape[-2:]) if self.settings.by_canvas else 1.0
         self.sizes = step_sizes(
-            max(len(sigmas) - 1, 1), share * self.settings.step_size, self.begin, self.end
+            max(len(sigmas) - 1, 1), self.settings.step_size, self.begin, self.end
         )
         self.rule = StopRule(x.shape[0], self.settings.steps)
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
@@ -145,9 +144,18 @@ class GuidedRun:
         fine = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(losses)
         use = fine & torch.tensor(self.rule.active, device=x.device)
         change = torch.where(use[:, None, None, None], gradient, torch.zeros_like(gradient))
-        change = change * (self.sizes[step] * update_scale(sigma))[:, None, None, None]
+        change = change * self._step_size(change, sigma, step)[:, None, None, None]
         x -= self._where_allowed(change, sigma[0]).to(x.dtype)
         self._note(step, sigma, losses, fine, terms, maps)
+
+    def _step_size(self, gradient, sigma, step: int) -> torch.Tensor:
+        """(batch,): the step of the schedule, or less where it would go too far."""
+        scale = update_scale(sigma)
+        size = torch.full_like(scale, self.sizes[step])
+        if self.settings.largest_change > 0:
+            unit = gradient.flatten(1).square().mean(1).sqrt() * scale.sqrt()  # of unit variance
+            size = size.minimum(self.settings.largest_change / unit.clamp(min=1e-12))
+        return size * scale
 
     def _where_allowed(self, change: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """A noise mask keeps a part of the picture: nothing of ours goes there."""

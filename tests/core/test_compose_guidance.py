@@ -18,7 +18,7 @@ from mix_of_show.mos_core.compose.guidance import (
     top_means,
 )
 from mix_of_show.mos_core.compose.reinit import best_window, paste_windows, with_statistics_of
-from mix_of_show.mos_core.compose.schedule import StopRule, canvas_share, step_sizes, update_scale
+from mix_of_show.mos_core.compose.schedule import StopRule, step_sizes, update_scale
 from mix_of_show.mos_core.regions.region import Box, Region
 from support.golden_composer import (
     LAYOUTS,
@@ -292,11 +292,6 @@ def test_a_part_of_the_schedule_has_its_part_of_the_step_sizes():
     assert step_sizes(11, end=0.5) == pytest.approx(whole[:11])
     assert step_sizes(1) == [20.0]
     assert update_scale(7.0) == 50.0
-
-
-def test_smaller_pictures_get_smaller_steps_and_larger_ones_no_larger():
-    assert canvas_share(64, 128) == canvas_share(128, 128) == 1
-    assert canvas_share(64, 64) == 0.5
 
 
 # ----------------------------------------------------------------------- re-initialisation

@@ -27,7 +27,7 @@ from support.golden_composer import golden_regions, read_composer_config, read_c
 
 SIZE = (32, 64)
 SCALE = 0.18215  # of SD1.5's latents
-PUBLISHED = {"resolution": "1/32", "by_canvas": False}
+PUBLISHED = {"resolution": "1/32", "largest_change": 0.0}
 VARIANTS = {
     "default": GuidanceTerms(),
     "no_gauss": GuidanceTerms(centring=False),

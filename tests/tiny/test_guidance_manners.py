@@ -30,7 +30,7 @@ from support.sampling import describe, fingerprint, some_picture, tiny_controlne
 SIZE = (16, 32)
 LEVELS = layer_levels(SD15, [2, 2, 2, 2])
 REFUSED = {"dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2"}
-STRONG = {"step_size": 40.0, "by_canvas": False, "resolution": "1/16"}
+STRONG = {"step_size": 40.0, "largest_change": 0.0, "resolution": "1/16"}
 
 
 @pytest.fixture(scope="module")
@@ -504,3 +504,16 @@ def test_the_log_begins_anew_with_every_sampling(base):
     draw(model, steps=3)
     draw(model, steps=2)
     assert log.total_steps == len(log.steps) == 2
+
+
+def test_no_step_goes_farther_than_the_largest_change(base):
+    limit, sigma = 0.05, torch.tensor(5.0)
+    model, _ = guided(base, largest_change=limit)
+    comfy.model_management.load_models_gpu([model])
+    run = run_of(model)
+    gradient = torch.randn(2, 4, *SIZE, generator=torch.Generator().manual_seed(0))
+    gradient[1] *= 1e-6  # far below the limit
+    sizes = run._step_size(gradient, sigma.expand(2), 0)
+    change = gradient * sizes[:, None, None, None] / (1 + sigma**2).sqrt()  # of unit variance
+    assert change[0].square().mean().sqrt().item() == pytest.approx(limit, rel=1e-4)
+    assert sizes[1].item() == pytest.approx(40.0 * (1 + 25.0))
