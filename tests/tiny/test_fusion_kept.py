@@ -1,10 +1,13 @@
 """Ring 2: a fusion's kept sums, its anchor, its prompts, and its export as an ordinary LoRA."""
 
+from dataclasses import replace
+
 import comfy.sd
 import comfy.utils
 import pytest
 import torch
 
+from mix_of_show.mos_core.errors import MosError
 from mix_of_show.mos_core.formats.kohya_file import save_kohya
 from mix_of_show.mos_core.fuse.low_rank import factorise
 from mix_of_show.mos_core.fuse.settings import FuseSettings
@@ -124,3 +127,20 @@ def test_a_fusion_exported_at_full_rank_is_the_fusion_for_the_stock_lora_loader(
     stock = draw_tree(model, coder)
     ours = draw_tree(*apply_fused(unet, clip, fused))
     torch.testing.assert_close(stock, ours, rtol=1e-3, atol=1e-4)
+
+
+def test_a_concept_that_is_only_an_embedding_fuses_with_others_and_alone(unet, clip, concepts):
+    bare = WeightedConcept(replace(concepts["b"], text={}, unet={}))
+    settings = FuseSettings(ridge=0.001, **QUICK)
+    alone, report = fuse_concepts(unet, clip, (bare,), settings, nothing)
+    assert not alone.unet
+    assert "asks for nothing" in report
+    both, _ = fuse_concepts(unet, clip, (WeightedConcept(concepts["a"]), bare), settings, nothing)
+    model, coder = apply_fused(unet, clip, both)
+    assert torch.isfinite(draw(model, encode(coder, "<a1> and <b1> <b2>"))).all()
+
+
+def test_the_same_concept_twice_is_refused(unet, clip, concepts):
+    twice = (WeightedConcept(concepts["a"]), WeightedConcept(concepts["a"], 0.5))
+    with pytest.raises(MosError, match="<a1>"):
+        fuse_concepts(unet, clip, twice, FuseSettings(**QUICK), nothing)
