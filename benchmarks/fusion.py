@@ -1,11 +1,13 @@
 """Exact fusion against the published L-BFGS, on the same rows, at SD1.5's own sizes.
 
-scripts/bench fusion [--concepts 4] [--rows 8192] [--columns 320 640 1280] [--ridge 0]
+scripts/bench fusion [--concepts 4] [--share 0.1] [--columns 320 640 1280] [--ridge 0]
 
 Rows are random features with a decaying spectrum (some directions vary a thousand times more than
-others, as features of a UNet do), different for every concept, with random rank-4 deltas. Times are
-of one layer from the rows on: `exact` sums and solves; `lbfgs` is PyTorch's optimiser on the rows,
-as the public code runs it (50 steps, history 25, strong Wolfe); `lbfgs_on_sums` is this pack's.
+others, as features of a UNet do), different for every concept, with random rank-4 deltas. A concept
+gives as many rows as 20 steps at 512 px do, times --share (with fewer, L-BFGS gains: its time is
+the rows'). Times are of one layer from the rows on, on the CPU processor time: `exact` sums and
+solves; `lbfgs` is PyTorch's optimiser on the rows, as the public code runs it (50 steps, history
+25, strong Wolfe); `lbfgs_on_sums` is this pack's.
 """
 
 import argparse
@@ -22,6 +24,9 @@ from mix_of_show.mos_core.fuse.solve import (
     solve_lbfgs,
 )
 from mix_of_show.mos_core.fuse.sums import Gram, LayerSums
+
+STEPS = 20
+PIXELS = {320: 64 * 64, 640: 32 * 32, 1280: 16 * 16}  # of the feature maps at 512 px, by columns
 
 
 def make_rows(columns: int, rows: int, concepts: int, device) -> list[torch.Tensor]:
@@ -66,11 +71,12 @@ def published_lbfgs(rows, targets, columns: int) -> torch.Tensor:
 
 
 def clocked(work):
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     synchronise()
-    begun = time.perf_counter()
+    begun = clock()
     result = work()
     synchronise()
-    return result, time.perf_counter() - begun
+    return result, clock() - begun
 
 
 def synchronise() -> None:
@@ -81,7 +87,7 @@ def synchronise() -> None:
 def collect(rows, deltas, columns: int, device) -> LayerSums:
     sums = LayerSums.empty(columns, columns, device)
     for x, delta in zip(rows, deltas, strict=True):
-        gram = Gram()
+        gram = Gram(x.dtype)
         gram.add(x)
         sums.add(gram, delta)
     return sums
@@ -90,14 +96,15 @@ def collect(rows, deltas, columns: int, device) -> LayerSums:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--concepts", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=8192, help="per concept")
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows of 20 steps, 512 px")
     parser.add_argument("--columns", type=int, nargs="+", default=[320, 640, 1280])
     parser.add_argument("--ridge", type=float, default=0.0)
     args = parser.parse_args()
     device = comfy.model_management.get_torch_device()
     layers = []
     for columns in args.columns:
-        rows = make_rows(columns, args.rows, args.concepts, device)
+        count = int(args.share * STEPS * PIXELS.get(columns, 4096))
+        rows = make_rows(columns, count, args.concepts, device)
         deltas = make_deltas(columns, args.concepts, device)
         targets = [x @ delta.T for x, delta in zip(rows, deltas, strict=True)]
 
@@ -115,6 +122,7 @@ def main() -> None:
         layers.append(
             {
                 "columns": columns,
+                "rows_per_concept": count,
                 "loss_before": loss(torch.zeros_like(published)),
                 "loss_exact": loss(exact),
                 "loss_lbfgs": loss(published),
