@@ -33,7 +33,7 @@ def seen(request):
         capture_output=True,
         encoding="utf-8",
         env={**os.environ, "CHROMIUM": CHROMIUM},
-        timeout=400,
+        timeout=900,
     )
     if done.returncode == MISSING:
         pytest.skip("needs playwright-core")

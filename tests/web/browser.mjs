@@ -21,6 +21,7 @@ const browser = await chromium.launch({
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
 });
 const page = await browser.newPage({ viewport: { width: 1400, height: 1000 } });
+page.setDefaultTimeout(180000); // a busy machine may take long to load the editor
 page.on("pageerror", (error) => seen.errors.push(String(error.stack || error).slice(0, 400)));
 const shot = async (name) => {
   if (folder) await page.screenshot({ path: `${folder}/${renderer}-${name}.png` });
@@ -29,9 +30,7 @@ const shot = async (name) => {
 /** The page with an empty graph, in the renderer that is asked for. */
 async function open() {
   await page.goto(address);
-  await page.waitForFunction(() => window.LiteGraph?.registered_node_types?.MOS_RegionLayout, null, {
-    timeout: 120000,
-  });
+  await page.waitForFunction(() => window.LiteGraph?.registered_node_types?.MOS_RegionLayout);
   // The editor opens a graph of its own some time after that.
   await page
     .waitForFunction(() => window.app?.graph?._nodes?.length > 0, null, { timeout: 15000 })
