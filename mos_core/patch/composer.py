@@ -18,6 +18,7 @@ from .layerwise_clip import vocabulary_of
 from .layerwise_model import add_layerwise_text
 from .regional import add_regional_attention
 from .regional_texts import encode_region_texts
+from .train_session import clone_for_gradients
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def apply_composer(
     )
     if background is not None:
         model, clip = apply_concepts(model, clip, (background,))
+    if settings.guidance.updates:
+        model = clone_for_gradients(model)
     patched = add_regional_attention(
         model,
         regions,

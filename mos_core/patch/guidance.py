@@ -15,12 +15,12 @@ from ..regions.region import Regions
 from .guided_run import GuidedRun
 from .sampler_plan import plan_steps
 
-KEY = "mix_of_show_guidance"  # of our wrapper on a ModelPatcher
-SAMPLER_SAMPLE = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
+KEY = "mix_of_show_guidance"  # of our wrappers on a ModelPatcher
+WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 class Guidance:
-    """The wrapper. positions: per region, of its concept tokens in its own encoded text."""
+    """The wrappers. positions: per region, of its concept tokens in its own encoded text."""
 
     def __init__(
         self,
@@ -37,6 +37,13 @@ class Guidance:
 
     def to(self, *args, **kwargs):
         return self  # nothing of ours lies on a device
+
+    def load(self, executor, *args, **kwargs):
+        """PREPARE_SAMPLING wrapper: newer versions stream weights that do not fit through buffers
+        that are used again, which a backward pass must not meet. They can load all of them."""
+        if self.settings.updates and "force_full_load" in kwargs:
+            kwargs["force_full_load"] = True
+        return executor(*args, **kwargs)
 
     def __call__(self, executor, guider, sigmas, *args, **kwargs):
         sampler = executor.class_obj
@@ -95,4 +102,5 @@ def add_guidance(model, guidance: Guidance) -> None:
     """Puts the guidance on `model`, a ModelPatcher clone of ours, if it has anything to do."""
     wanted = guidance.settings.updates or guidance.settings.reinitialise
     if wanted and guidance.regions.regions:
-        model.add_wrapper_with_key(SAMPLER_SAMPLE, KEY, guidance)
+        model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, guidance)
+        model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, guidance.load)

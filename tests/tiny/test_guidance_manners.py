@@ -395,6 +395,15 @@ def run_of(model):
 # ------------------------------------------------------------------------- falling back
 
 
+def test_a_model_that_is_led_is_loaded_whole_where_that_can_be_asked_for(base):
+    model, _ = guided(base)
+    (load,) = model.wrappers["prepare_sampling"]["mix_of_show_guidance"]
+    seen = []
+    load(lambda *args, **kwargs: seen.append(kwargs), model, force_full_load=False)
+    load(lambda *args, **kwargs: seen.append(kwargs), model)
+    assert seen == [{"force_full_load": True}, {}]
+
+
 def test_a_region_too_small_for_the_maps_is_left_out_and_named(base):
     tiny = Region("a small one", box=Box(0.02, 0.02, 0.08, 0.1))
     regions = Regions(512, 256, (*golden_regions("main").regions[:2], tiny))
