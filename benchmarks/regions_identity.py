@@ -40,7 +40,6 @@ from mix_of_show.mos_core.regions.region import Box, Region, Regions
 
 HEIGHT = 128
 SLOTS = {2: 64, 3: 128, 4: 96, 5: 96}  # pixels of the width for each character
-BOX = (64, 88)  # of a region, pixels: a little more than a character of 54 to 61
 JUDGED = 72  # pixels; side of the square in which a character is looked for
 MIDDLE = 0.54  # of a character, fraction of the height (as in the world's pictures)
 PLACES = {
@@ -105,16 +104,19 @@ class Question:
         )
         self.scene = f"{self.background} background"
         regions = [
-            Region(f"a {word}{place}, {self.scene}", box=self.fraction(centre, *BOX))
-            for word, place, centre in zip(words, where, self.centres, strict=True)
+            Region(f"a {word}{place}, {self.scene}", box=self.slot(i))
+            for i, (word, place) in enumerate(zip(words, where, strict=True))
         ]
         self.regions = Regions(self.width, HEIGHT, tuple(regions))
         self.judged = [self.fraction(centre, JUDGED, JUDGED) for centre in self.centres]
 
+    def slot(self, i: int) -> Box:
+        """A region is the whole slot: a smaller one has hardly a cell on the coarsest maps."""
+        return Box(i / len(self.names), 0.0, (i + 1) / len(self.names), 1.0)
+
     def fraction(self, centre: float, width: float, height: float) -> Box:
         top = min(max(MIDDLE * HEIGHT - height / 2, 0), HEIGHT - height)
         left = min(max(centre - width / 2, 0), self.width - width)
-        top, left = (8 * round(edge / 8) if width == BOX[0] else edge for edge in (top, left))
         return Box(
             left / self.width,
             top / HEIGHT,
