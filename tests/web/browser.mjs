@@ -27,8 +27,15 @@ const shot = async (name) => {
   if (folder) await page.screenshot({ path: `${folder}/${renderer}-${name}.png` });
 };
 
-/** The page with an empty graph, in the renderer that is asked for. */
+/** The page in the renderer that is asked for. A first visit is greeted with a dialog over the graph:
+ * so the settings are made on one load of the page, and the next is the one that counts. */
 async function open() {
+  await load();
+  await load();
+  await page.keyboard.press("Escape");
+}
+
+async function load() {
   await page.goto(address);
   await page.waitForFunction(() => window.LiteGraph?.registered_node_types?.MOS_RegionLayout);
   // The editor opens a graph of its own some time after that.
@@ -42,7 +49,6 @@ async function open() {
     await set("Comfy.Minimap.Visible", false);
     await set("Comfy.VueNodes.Enabled", vue);
   }, renderer === "vue");
-  await page.keyboard.press("Escape");
 }
 
 /** A Region Layout and a preview of its picture, in view. */
