@@ -1,5 +1,6 @@
 """Regional attention on a MODEL: identities, manners, and what else runs beside it."""
 
+import comfy.hooks
 import comfy.model_management
 import comfy.samplers
 import comfy.sd
@@ -310,6 +311,28 @@ def test_a_lora_loaded_after_the_patch_counts_in_the_regions(pair):
     before, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
     plain = sample(before, encode(clip, PROMPT), encode(clip, NEGATIVE))
     assert relative_error(sample(after, c, n), plain) <= TOLERANCE
+
+
+def test_comfyuis_lora_hooks_count_in_the_regions_even_where_they_change_within_a_step(pair):
+    """Both halves of the picture have hooks of their own: each needs its own keys and values."""
+    model, clip = pair
+
+    def hooked(prompt):
+        combined = []
+        for seed, side in enumerate((LEFT, RIGHT)):
+            hooks = comfy.hooks.create_hook_lora(small_lora(seed, "unet"), 1.0, 0.0)
+            both = [encode(clip, prompt)]
+            (c,) = comfy.hooks.set_conds_props(
+                both, 1.0, "default", side.weights(16, 16)[None], hooks
+            )
+            combined += c
+        return combined
+
+    whole = patch(model, clip, layout(Region(PROMPT, NEGATIVE, box=WHOLE)))
+    found = sample(whole, hooked("photo"), encode(clip, "blurry"))
+    plain = sample(model, hooked(PROMPT), encode(clip, NEGATIVE))
+    assert relative_error(found, plain) <= TOLERANCE
+    assert relative_error(sample(model, encode(clip, PROMPT), encode(clip, NEGATIVE)), plain) > 0.01
 
 
 def test_a_masked_latent_keeps_what_is_masked(loud):
