@@ -29,9 +29,9 @@ def assign_concepts(
     for number, entry in enumerate(concepts):
         if number not in found:
             notes.append(f"The concept '{entry.concept.name}' has no region and is not drawn.")
-    for region, number in zip(regions.regions, found, strict=True):
-        if number is not None and number not in _named(region.prompt, owners):
-            concept = concepts[number].concept
+    for region, drawn in zip(regions.regions, found, strict=True):
+        if drawn is not None and drawn not in _named(region.prompt, owners):
+            concept = concepts[drawn].concept
             notes.append(
                 f"The prompt of the region '{region.name}' has no token of its concept: write "
                 f"{concept.trigger_words} where it should appear. It is not guided without."

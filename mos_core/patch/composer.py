@@ -79,8 +79,8 @@ def find_background(concepts: Concepts, name: str) -> WeightedConcept | None:
     if not wanted:
         return None
     for entry in concepts:
-        names = (entry.concept.name, *entry.concept.tokens)
-        if wanted in (known.casefold() for known in names):
+        own = (entry.concept.name, *entry.concept.tokens)
+        if wanted in (known.casefold() for known in own):
             return entry
     names = [entry.concept.name for entry in concepts]
     raise RegionError(

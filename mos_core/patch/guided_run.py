@@ -60,18 +60,18 @@ class GuidedRun:
     def _choose_maps(self, x: torch.Tensor) -> None:
         config = self.guider.inner_model.model_config.unet_config
         blocks = config["num_res_blocks"]
-        grids = grids_of(*x.shape[-2:], len(blocks))
+        grids = grids_of(x.shape[-2], x.shape[-1], len(blocks))
         level = RESOLUTIONS[self.settings.resolution]
         if level is None:
             level = choose_level(self.regions, grids, PUBLISHED_LEVEL, LEAST_CELLS)
         levels = layer_levels(architecture_of(config), blocks)
         if level not in levels:
-            nearest = min(set(levels), key=lambda known: (abs(known - level), known))
+            wanted = level
+            level = min(set(levels), key=lambda known: (abs(known - wanted), known))
             self._say(
-                f"No layer of this model has attention maps of 1/{8 * 2**level} of the picture; "
-                f"those of 1/{8 * 2**nearest} are used."
+                f"No layer of this model has attention maps of 1/{8 * 2**wanted} of the picture; "
+                f"those of 1/{8 * 2**level} are used."
             )
-            level = nearest
         self.cell, self.grid = 2**level, grids[level]
         self.layers = [index for index, own in enumerate(levels) if own == level]
         cells = [region_cells(region, *self.grid) for region in self.regions]
@@ -83,6 +83,7 @@ class GuidedRun:
                     "attention_maps."
                 )
         self.cells = [own and own.to(x.device) for own in cells]
+        self.known = {i: own for i, own in enumerate(self.cells) if own is not None}
 
     def _is_short(self, x: torch.Tensor, dtype: torch.dtype) -> bool:
         cells = math.prod(x.shape[-2:])
@@ -122,9 +123,9 @@ class GuidedRun:
         if not guided:
             return x
         result = x.clone()
-        cells = [self.cells[r] for r in guided]
+        cells = [self.known[r] for r in guided]
         for number, latent in enumerate(x):
-            places = [best_window(maps[r][0][number], self.cells[r]) for r in guided]
+            places = [best_window(maps[r][0][number], self.known[r]) for r in guided]
             pasted = paste_windows(latent, places, cells, self.cell)
             result[number] = with_statistics_of(pasted, latent)
         return self._where_allowed(result - x, self.sigmas[0]) + x
@@ -216,7 +217,7 @@ class GuidedRun:
                 if not maps:
                     return None
                 parts = {
-                    region: region_loss(*both, self.cells[region], self.settings.terms)
+                    region: region_loss(*both, self.known[region], self.settings.terms)
                     for region, both in maps.items()
                 }
                 losses = torch.stack([part.total for part in parts.values()]).sum(0)
