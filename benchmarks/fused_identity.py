@@ -27,14 +27,14 @@ BACKGROUNDS = ("yellow", "beach", "desert", "white")
 UNFUSED = ("fox", "penguin", "ghost", "rocket", "man", "horse", "cat", "bird")
 LEARNT_FROM = tuple(f"a {{}}, {b} background" for b in ("red", "night", "green", "sea"))
 HELD = tuple(
-    f"a {word}, {background} background"
+    f"{word}, {background} background"
     for word, background in (
-        ("owl", "blue"),
-        ("robot", "snow"),
-        ("frog", "pink"),
-        ("chef", "black"),
-        ("dragon", "meadow"),
-        ("snail", "gray"),
+        ("an owl", "blue"),
+        ("a robot", "snow"),
+        ("a frog", "pink"),
+        ("a chef", "black"),
+        ("a dragon", "meadow"),
+        ("a snail", "gray"),
     )
 )
 DEFAULTS = {"width": 128, "height": 128, "ridge": 0.02, "text_rows": "all tokens"}
@@ -74,8 +74,8 @@ def share_right(models, words: dict[str, str], args) -> dict[str, float]:
     return shares
 
 
-def mean(shares: dict[str, float]) -> float:
-    return round(sum(shares.values()) / max(len(shares), 1), 4)
+def mean(shares: dict[str, float]) -> float | None:
+    return round(sum(shares.values()) / len(shares), 4) if shares else None
 
 
 def main() -> None:
