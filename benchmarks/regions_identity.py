@@ -103,9 +103,11 @@ class Question:
             + [f"{self.background} background"]
         )
         self.scene = f"{self.background} background"
+        # The world's model reads from a whole sentence where characters stand: a region's prompt
+        # has the sentence of the scene, with its own character at every place.
         regions = [
-            Region(f"a {word}{place}, {self.scene}", box=self.slot(i))
-            for i, (word, place) in enumerate(zip(words, where, strict=True))
+            Region(", ".join([f"a {word}{p}" for p in where] + [self.scene]), box=self.slot(i))
+            for i, word in enumerate(words)
         ]
         self.regions = Regions(self.width, HEIGHT, tuple(regions))
         self.judged = [self.fraction(centre, JUDGED, JUDGED) for centre in self.centres]
