@@ -49,6 +49,8 @@ PLACES = {
     5: ("far left", "left", "middle", "right", "far right"),
 }
 BACKGROUNDS = ("beach", "red", "snow", "night", "meadow", "yellow")
+# What the fusion learns from: the captions of the shipped workflow fuse_concepts.
+FUSION_PROMPTS = tuple(f"a {{}}, {name} background" for name in ("red", "night", "green", "sea"))
 FOUND = 0.75  # score from which a character counts as found between boxes
 ABLATIONS = ("isolation", "enhancement", "fill", "restriction", "reinit", "guidance")
 METHODS = (
@@ -75,7 +77,7 @@ def arguments():
     parser.add_argument("--step-size", type=float, help="of the guidance; default: published")
     parser.add_argument("--largest-change", type=float, help="of a step; default: as the node")
     parser.add_argument("--maps", default="auto", help="resolution of the guidance")
-    parser.add_argument("--ridge", type=float, help="of the fusion; default: as Fuse Concepts")
+    parser.add_argument("--ridge", type=float, default=0.02, help="of the fusion")
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
@@ -182,12 +184,15 @@ FUSIONS: dict = {}
 def fused(base, question, args, settings):
     key = tuple(question.names)
     if key not in FUSIONS:
-        chosen = FuseSettings(width=HEIGHT, height=HEIGHT)
-        if args.ridge is not None:
-            chosen = FuseSettings(
-                width=HEIGHT, height=HEIGHT, ridge=args.ridge, text_rows="all tokens"
-            )
-        FUSIONS[key] = apply_fused(*base, fuse_concepts(*base, question.concepts, chosen)[0])
+        chosen = FuseSettings(
+            width=HEIGHT,
+            height=HEIGHT,
+            ridge=args.ridge,
+            text_rows="all tokens",
+            prompts=FUSION_PROMPTS,
+        )
+        result, _ = fuse_concepts(*base, question.concepts, chosen, lambda done, total: None)
+        FUSIONS[key] = apply_fused(*base, result)
     model, clip = FUSIONS[key]
     texts = encode_region_texts(clip, question.regions)
     model = add_regional_attention(model, question.regions, texts)
