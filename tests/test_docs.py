@@ -25,9 +25,7 @@ PAGES = [
 MESSAGE_SYNTAX = re.compile(r"[@{}|]")
 
 # Folders of one person's or one machine's file system; places that packages are fetched from.
-MACHINE_PATH = re.compile(
-    r"(?<![\w.<>*])(?:/(?:home|root|Users|mnt|work|tmp/\w+)/\w|[A-Z]:\\\w)"
-)
+MACHINE_PATH = re.compile(r"(?<![\w.<>*])(?:/(?:home|root|Users|mnt|work|tmp/\w+)/\w|[A-Z]:\\\w)")
 PACKAGE_INDEX = re.compile(r"-index-url[ =]|//[^\s/]+/(?:[\w.-]+/)*simple\b|registry[=:]\s*\S*//")
 
 
