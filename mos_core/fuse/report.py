@@ -1,6 +1,6 @@
 """What a fusion cost, in words: per stage, per concept, between concepts, and the worst layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -16,9 +16,15 @@ def stage_of(module: str) -> str:
 
 
 def describe_fusion(
-    reports: Sequence[LayerReport], seconds: dict[str, float], names: Sequence[str], worst: int = 5
+    reports: Sequence[LayerReport],
+    seconds: dict[str, float],
+    names: Sequence[str],
+    refined: Mapping[str, tuple[float, float]] | None = None,
+    worst: int = 5,
 ) -> str:
-    """Loss per stage and concept (against what the concepts ask of a layer), conflicts, times."""
+    """Loss per stage and concept (against what the concepts ask of a layer), conflicts, times.
+
+    refined: the error of the predicted noise before and after refinement, by name."""
     lines = ["mean squared error of the layers, unfused -> fused"]
     for stage in STAGES:
         layers = [r for r in reports if stage_of(r.module) == stage]
@@ -33,6 +39,11 @@ def describe_fusion(
     if asked:
         lines.append("layers in which the concepts are hardest to reconcile (share that is lost)")
         lines += [f"  {r.after / r.before:.0%}  {r.module}" for r in asked[:worst]]
+    if refined:
+        lines.append(
+            "refinement: mean squared error of the predicted noise, pictures not learnt from"
+        )
+        lines += [f"  {name}: {b:.4g} -> {a:.4g}" for name, (b, a) in refined.items()]
     lines.append(", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()))
     return "\n".join(lines)
 

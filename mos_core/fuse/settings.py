@@ -8,6 +8,20 @@ from ..errors import MosError
 SOLVERS = ("exact", "lbfgs", "sum")
 PROMPTS = ("photo of a {}", "{}")  # published: what the text stages see of a concept
 DRAWN = PROMPTS[:1]  # published: what the spatial stage draws
+REFINED = (  # not published: what refinement shows, of many kinds, because it learns by heart
+    "photo of a {}",
+    "a {}",
+    "a close-up photo of a {}",
+    "a {} on the beach",
+    "a {} in the snow",
+    "a {} in a city at night",
+    "a {} in a forest",
+    "a {} in a room",
+    "a painting of a {}",
+    "a drawing of a {}",
+    "a {}, white background",
+    "a {}, black background",
+)
 TEXT_ROWS = ("concept tokens", "all tokens")
 
 
@@ -28,6 +42,7 @@ class FuseSettings:
     anchor: float = 0.0  # weight of the base model's own features, 1: as one more concept
     anchor_prompts: tuple[str, ...] = ("",)
     reuse_sums: bool = False  # rows of a concept from its own model alone, so that they can be kept
+    refine_steps: int = 0  # gradient steps on the fused weights, end to end; not published
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -38,6 +53,11 @@ class FuseSettings:
     def drawn(self) -> tuple[str, ...]:
         """The prompts of the spatial stage."""
         return self.prompts or DRAWN
+
+    @property
+    def refined(self) -> tuple[str, ...]:
+        """The prompts of the refinement."""
+        return self.prompts or REFINED
 
     def check(self) -> None:
         """Raises FuseError for a value out of its range."""
@@ -55,6 +75,8 @@ class FuseSettings:
                     f"the prompt {prompt!r} has no {{}}; every line of 'prompts' needs {{}} where "
                     "the concept's tokens are to stand, e.g. photo of a {}"
                 )
+        if not 0 <= self.refine_steps <= 100_000:
+            raise FuseError("refine_steps must be between 0 and 100000")
         if not 0 <= self.anchor <= 1e6:
             raise FuseError("anchor must be between 0 and 1e6")
         if self.anchor and not self.anchor_prompts:

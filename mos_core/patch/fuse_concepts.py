@@ -37,6 +37,7 @@ from .fused import fingerprint
 from .kept_sums import base_of, sums_path
 from .layerwise_clip import add_vocabulary, vocabulary_of
 from .lora_branches import shape_of
+from .refine_fusion import refine_deltas, work_of
 from .sums_place import dtype_of_sums, place_of_sums, sums_bytes
 
 
@@ -48,22 +49,24 @@ def fuse_concepts(
     on_progress: Callable[[int, int], None],
     noises: Sequence[torch.Tensor] | None = None,
     sums_folder: Path | None = None,
+    on_text: Callable[[str], None] = lambda text: None,
 ) -> tuple[Fused, str]:
     """The concepts fused, and a report in words.
 
     on_progress(done, total) after every unit of work; may raise to cancel, which leaves MODEL and
     CLIP as they were. noises: start noise per concept (1, 4, h, w), for tests. sums_folder: where
-    sums are kept with the setting reuse_sums.
+    sums are kept with the setting reuse_sums. on_text(what is being done), now and then.
     """
     settings.check()
     if not concepts:
         raise FuseError("there are no concepts to fuse; connect Load ED-LoRA")
-    fusion = Fusion(model, clip, concepts, settings, on_progress, sums_folder)
+    fusion = Fusion(model, clip, concepts, settings, on_progress, sums_folder, on_text)
     with torch.no_grad():
         text = fusion.fuse_text()
         coder = fusion.coder_with(text)
         unet = fusion.fuse_keys_values(coder)
         unet |= fusion.fuse_spatial(coder, unet, noises)
+        unet = fusion.refine(coder, unet)
     fused = Fused(
         tuple(replace(entry.concept, text={}, unet={}, resume=None) for entry in concepts),
         as_stored(text, clip.patcher),
@@ -74,10 +77,11 @@ def fuse_concepts(
             **settings.as_metadata(),
             "strengths": [[entry.strength_model, entry.strength_clip] for entry in concepts],
             "loss": {r.module: [r.before, r.after] for r in fusion.reports},
+            "refined": {name: list(errors) for name, errors in fusion.refined.items()},
         },
     )
     names = [entry.concept.name for entry in concepts]
-    return fused, describe_fusion(fusion.reports, fusion.seconds, names)
+    return fused, describe_fusion(fusion.reports, fusion.seconds, names, fusion.refined)
 
 
 def as_stored(deltas: Deltas, patcher) -> Deltas:
@@ -89,7 +93,7 @@ def as_stored(deltas: Deltas, patcher) -> Deltas:
 class Fusion:
     """The stages of one fusion; see fuse_concepts."""
 
-    def __init__(self, model, clip, concepts: Concepts, settings, on_progress, sums_folder=None):
+    def __init__(self, model, clip, concepts, settings, on_progress, sums_folder, on_text):
         self.model, self.clip, self.concepts, self.settings = model, clip, concepts, settings
         self.architecture: Architecture = architecture_of(model.model.model_config.unet_config)
         self.unet_key = partial(comfy_unet_key, architecture=self.architecture)
@@ -107,12 +111,14 @@ class Fusion:
         self.done = 0
         layers = len(text) + len(unet)
         everyone = [*self.subjects, *([self.base] if self.base else [])]
-        self.total = layers + sum(2 + settings.steps * samplings(s) for s in everyone)
+        self.total = layers + sum(2 + settings.steps * samplings(s.drawn) for s in everyone)
+        self.total += work_of(settings, everyone)
         self.sums_folder = sums_folder if settings.reuse_sums else None
         self.base_hash = base_of(model, clip) if self.sums_folder else None
         self.reused = 0
-        self.on_progress = on_progress
-        self.seconds = {"text encoder": 0.0, "sampling": 0.0, "solving": 0.0}
+        self.refined: dict[str, tuple[float, float]] = {}
+        self.on_progress, self.on_text = on_progress, on_text
+        self.seconds = {"text encoder": 0.0, "sampling": 0.0, "solving": 0.0, "refining": 0.0}
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -134,8 +140,10 @@ class Fusion:
 
     def coder_for(self, subject: Subject, fused):
         """The fused CLIP, as published; the concept's own where its sums are to be kept."""
-        if not self.settings.reuse_sums:
-            return fused
+        return self.own_coder(subject) if self.settings.reuse_sums else fused
+
+    def own_coder(self, subject: Subject):
+        """The CLIP of this concept alone, knowing every concept's tokens."""
         own, strength = self.coder_with({}), subject.strength_clip
         add_deltas(own.patcher, subject.text, comfy_text_key, strength, subject.name)
         return own
@@ -158,7 +166,7 @@ class Fusion:
             write_sums(path, grams)
         else:
             self.reused += 1
-            self.advance(settings.steps * samplings(subject) if name == "others" else 1)
+            self.advance(settings.steps * samplings(subject.drawn) if name == "others" else 1)
         return grams
 
     def fuse_text(self) -> Deltas:
@@ -227,6 +235,31 @@ class Fusion:
         if not stage.modules:
             return {}
         return self.fuse("others", stage, rows, asked, self.model.model, self.unet_key)
+
+    def refine(self, coder, unet: Deltas) -> Deltas:
+        """The UNet's deltas, end to end towards what each concept's own model predicts."""
+        if not self.settings.refine_steps or not unet:
+            return unet
+        subjects = [(subject, 1.0) for subject in self.subjects]
+        if self.base is not None:
+            subjects.append((self.base, self.settings.anchor))
+
+        def advance(what: str) -> None:
+            self.on_text(what)
+            self.advance()
+
+        with self.timed("refining"):
+            unet, self.refined = refine_deltas(
+                self.model,
+                coder,
+                self.own_coder,
+                subjects,
+                unet,
+                self.unet_key,
+                self.settings,
+                advance,
+            )
+        return unet
 
     def fuse(self, name: str, stage: Stage, rows, asked, root, key_of) -> Deltas:
         """Sums over all subjects, then every layer's solution."""

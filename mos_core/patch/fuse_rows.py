@@ -1,6 +1,6 @@
 """What the layers of each stage of a fusion see of one subject: a concept, or the base model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import comfy.sample
@@ -29,6 +29,7 @@ class Subject:
     name: str
     read: tuple[str, ...]  # the text stages
     drawn: tuple[str, ...]  # the spatial stage
+    refined: tuple[str, ...]  # the refinement
     seed: int
     text: Mapping[str, LowRank]
     unet: Mapping[str, LowRank]
@@ -45,14 +46,15 @@ class Subject:
 def subject_of(entry: WeightedConcept, settings: FuseSettings, number: int) -> Subject:
     """The number-th concept of a fusion."""
     concept, words = entry.concept, entry.concept.trigger_words
-    read, drawn = (
+    read, drawn, refined = (
         tuple(prompt.replace("{}", words) for prompt in prompts)
-        for prompts in (settings.read, settings.drawn)
+        for prompts in (settings.read, settings.drawn, settings.refined)
     )
     return Subject(
         concept.name,
         read,
         drawn,
+        refined,
         seed_of(settings, number),
         concept.text,
         concept.unet,
@@ -65,7 +67,7 @@ def subject_of(entry: WeightedConcept, settings: FuseSettings, number: int) -> S
 def base_subject(settings: FuseSettings, number: int) -> Subject:
     """The base model on general prompts: what is not to be unlearnt."""
     prompts, seed = settings.anchor_prompts, seed_of(settings, number)
-    return Subject("the base model", prompts, prompts, seed, {}, {}, {})
+    return Subject("the base model", prompts, prompts, prompts, seed, {}, {}, {})
 
 
 def seed_of(settings: FuseSettings, number: int) -> int:
@@ -157,9 +159,9 @@ def spatial_rows(
     return grams
 
 
-def samplings(subject: Subject) -> int:
-    """How many times spatial_rows samples."""
-    return -(-len(subject.drawn) // TOGETHER)
+def samplings(prompts: Sequence[str]) -> int:
+    """How many times prompts are sampled, a few at a time."""
+    return -(-len(prompts) // TOGETHER)
 
 
 def encoded_together(coder, prompts) -> list:

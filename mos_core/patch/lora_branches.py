@@ -1,6 +1,6 @@
-"""Trainable LoRA beside a module's own weight: `y = W x + up (down x)`, for a `with` block."""
+"""Trainable branches beside a module's own weight, `y = W x + up (down x)`, for a `with` block."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import comfy.utils
@@ -12,21 +12,31 @@ from ..records import LowRank
 
 
 @contextmanager
-def lora_branches(root: torch.nn.Module, factors: Mapping[str, LowRank], key_of) -> Iterator[None]:
-    """Adds a branch to every module of `factors`.
+def hooked(root: torch.nn.Module, hooks: Mapping[str, Callable], key_of) -> Iterator[None]:
+    """Adds a forward hook to every module of `hooks`.
 
     key_of: diffusers module name -> weight key below `root`. The base weight is not touched, so
     quantised and offloaded weights train as well.
     """
     handles = []
     try:
-        for name, pair in factors.items():
+        for name, hook in hooks.items():
             module = comfy.utils.get_attr(root, key_of(name).removesuffix(".weight"))
-            handles.append(module.register_forward_hook(branch(pair)))
+            handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def lora_branches(root: torch.nn.Module, factors: Mapping[str, LowRank], key_of):
+    """Adds `up (down x)` to every module of `factors`; see hooked."""
+    return hooked(root, {name: branch(pair) for name, pair in factors.items()}, key_of)
+
+
+def weight_branches(root: torch.nn.Module, deltas: Mapping[str, torch.Tensor], key_of):
+    """Adds `D x` to every module of `deltas`, (out, in), 1x1 convolutions too; see hooked."""
+    return hooked(root, {name: weight_branch(delta) for name, delta in deltas.items()}, key_of)
 
 
 def branch(pair: LowRank):
@@ -35,6 +45,16 @@ def branch(pair: LowRank):
         down, up = pair.down.to(x.dtype), pair.up.to(x.dtype)
         apply = F.linear if pair.down.ndim == 2 else F.conv2d
         return output + apply(apply(x, down), up)
+
+    return add
+
+
+def weight_branch(delta: torch.Tensor):
+    def add(module, args, output):
+        x, matrix = args[0], delta.to(args[0].dtype)
+        if x.ndim == 4:
+            return output + F.conv2d(x, matrix[:, :, None, None])
+        return output + F.linear(x, matrix)
 
     return add
 
