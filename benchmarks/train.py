@@ -2,10 +2,9 @@
 
 scripts/bench train [--channels 320] [--size 512] [--batch 2] [--steps 3] [--dtype fp32] ...
 
-
 The step is the whole of it: text for 16 layers (one caption for the batch; --captions: one each),
 LoRA branches, loss, backward, AdamW. Bare: the UNet with frozen weights, gradient with respect to
-its text, same batch, no LoRA, one narrow text.
+its text, same batch, same attention function, no LoRA, one narrow text.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from _models import random_clip, random_sd15
 
 from mix_of_show.mos_core.layers import SD15
 from mix_of_show.mos_core.patch.lora_branches import text_module_shapes, unet_module_shapes
-from mix_of_show.mos_core.patch.train_session import DTYPES, open_session
+from mix_of_show.mos_core.patch.train_session import DTYPES, open_session, plain_attention
 from mix_of_show.mos_core.train.loop import make_optimizer, step_loss
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.settings import TrainSettings
@@ -80,12 +79,14 @@ def main() -> None:
         x = latents.to(session.device, dtype)
         t = torch.full((args.batch,), 500.0, device=session.device)
         text = torch.randn(args.batch, 77, 768).to(x).requires_grad_()
+        alike = {"optimized_attention_override": plain_attention}
 
         def bare(number: int) -> None:
             hooks = {m: m._forward_hooks.copy() for m in unet.modules() if m._forward_hooks}
             for module in hooks:
                 module._forward_hooks.clear()
-            unet(x, t, context=text).float().square().mean().backward()
+            out = unet(x, t, context=text, transformer_options=dict(alike))
+            out.float().square().mean().backward()
             for module, saved in hooks.items():
                 module._forward_hooks.update(saved)
             text.grad = None
