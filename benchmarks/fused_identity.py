@@ -1,8 +1,10 @@
 """Who is drawn after a fusion: each concept, and characters of the base model that were not fused.
 
-scripts/bench fused_identity [--concepts 3 5 8] [--solvers exact lbfgs sum] [--set ridge=0.02 ...]
+scripts/bench fused_identity [--concepts 3 5 8] [--solvers exact lbfgs sum] [--refine 0 100]
+    [--set ridge=0.02 ...]
 
-The miniature world's concepts, each alone (before fusion) and after fusion by each solver, on
+The miniature world's concepts, each alone (before fusion) and after fusion by each solver (exact
+also refined), on
 backgrounds and seeds of its own: none of them is in the fusion's prompts. Base characters too are
 others than the anchor's.
 """
@@ -25,7 +27,8 @@ from mix_of_show.mos_core.records import WeightedConcept
 
 BACKGROUNDS = ("yellow", "beach", "desert", "white")
 UNFUSED = ("fox", "penguin", "ghost", "rocket", "man", "horse", "cat", "bird")
-LEARNT_FROM = tuple(f"a {{}}, {b} background" for b in ("red", "night", "green", "sea"))
+SEEN = "red night green sea blue purple meadow black orange pink gray snow"
+LEARNT_FROM = tuple(f"a {{}}, {background} background" for background in SEEN.split())
 HELD = tuple(
     f"{word}, {background} background"
     for word, background in (
@@ -47,6 +50,7 @@ def arguments():
     parser.add_argument("--names", nargs="+", help="in this order; all of the folder if not given")
     parser.add_argument("--concepts", type=int, nargs="+", default=[3, 5, 8], help="how many")
     parser.add_argument("--solvers", nargs="+", default=["exact", "lbfgs", "sum"])
+    parser.add_argument("--refine", type=int, nargs="+", default=[0, 100], help="refine_steps")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the fusion, NAME=JSON")
     parser.add_argument("--sums", type=Path, help="folder for sums, with --set reuse_sums=true")
     parser.add_argument("--published", action="store_true", help="the published prompts")
@@ -97,8 +101,9 @@ def main() -> None:
         for count in args.concepts:
             chosen, few = tuple(entries[:count]), names[:count]
             words = {n: e.concept.trigger_words for n, e in zip(few, chosen, strict=True)}
-            for solver in args.solvers:
-                settings = FuseSettings(solver=solver, **fused_with)
+            runs = [(s, r) for s in args.solvers for r in args.refine if s == "exact" or not r]
+            for solver, refine in runs:
+                settings = FuseSettings(solver=solver, refine_steps=refine, **fused_with)
                 begun = time.time()
                 fused, _ = fuse_concepts(
                     model, clip, chosen, settings, lambda *_: None, sums_folder=args.sums
@@ -112,6 +117,7 @@ def main() -> None:
                     {
                         "concepts": count,
                         "solver": solver,
+                        "refine_steps": refine,
                         "alone": mean(before),
                         "fused": mean(shares),
                         "unfused": mean(kept),

@@ -91,7 +91,8 @@ class FuseConcepts(io.ComfyNode):
                     multiline=True,
                     tooltip="What each concept is learnt from, a prompt per line, {} for its "
                     "tokens: prompts of the kind that you will ask for. Empty: the published "
-                    "'photo of a {}'. Every line costs a sampling per concept.",
+                    "'photo of a {}', and a dozen general ones for refining. Every line costs a "
+                    "sampling per concept.",
                 ),
                 io.Float.Input(
                     "anchor",
@@ -109,7 +110,7 @@ class FuseConcepts(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="What is not to be unlearnt, a prompt per line, without concept "
-                    "tokens; empty: the empty prompt.",
+                    "tokens. Empty: the empty prompt for the anchor, general ones for refining.",
                 ),
                 io.Boolean.Input(
                     "reuse_sums",
@@ -117,6 +118,16 @@ class FuseConcepts(io.ComfyNode):
                     tooltip="Keeps what was learnt of each concept on disk, so that fusing it "
                     "again with others needs no sampling of it. Each concept is then run with its "
                     "own text encoder instead of the fused one: not quite the published order.",
+                ),
+                io.Int.Input(
+                    "refine_steps",
+                    default=100,
+                    min=0,
+                    max=100_000,
+                    tooltip="Gradient steps for each concept, after solving: the fused UNet learns "
+                    "to predict what each concept's own model predicts on the prompts, and what "
+                    "the base model predicts on the anchor prompts. It takes most of the time, "
+                    "and makes the concepts much more like themselves. 0: off, as published.",
                 ),
             ],
             outputs=[
@@ -144,6 +155,7 @@ class FuseConcepts(io.ComfyNode):
             ),
             lambda done, total: bar.update_absolute(done, total),
             sums_folder=kept_folder("sums"),
+            on_text=lambda text: send_text(node_id, text),
         )
         send_text(node_id, report)
         return io.NodeOutput(*apply_fused(model, clip, fused), fused, report)

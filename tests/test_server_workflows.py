@@ -47,7 +47,7 @@ def bypass(prompt, kind):
 def with_a_fusion(prompt, client, object_info):
     """For a workflow that loads a fusion: one that the workflow fuse_concepts has just saved."""
     fusing = to_prompt(read_workflow(CLONE / "workflows" / "fuse_concepts.json"), object_info)
-    client.run(override(fusing, {"steps": 1}), timeout=600).check()
+    client.run(override(fusing, {"steps": 1, "refine_steps": 2}), timeout=600).check()
     info = client.object_info()["MOS_LoadFused"]["input"]["required"]["fused_name"]
     names = info[0] if isinstance(info[0], list) else info[1]["options"]
     return override(prompt, {"fused_name": sorted(names)[-1]})
@@ -70,6 +70,8 @@ def test_a_shipped_workflow_runs(file, client, object_info, request):
     steps = request.config.getoption("--steps")
     if steps and any("steps" in node["inputs"] for node in prompt.values()):
         prompt = override(prompt, {"steps": steps})
+    if any("refine_steps" in node["inputs"] for node in prompt.values()):
+        prompt = override(prompt, {"refine_steps": 2})  # minutes otherwise
     outcome = client.run(prompt, timeout=600).check()
     assert outcome.outputs, "the workflow shows and saves nothing"
     for picture in outcome.pictures:

@@ -16,7 +16,7 @@ import torch
 RATE = 1e-3
 BETAS = (0.9, 0.99)
 WARM_UP = 10  # steps
-BATCH = 8  # rows a step
+BATCH = 4  # rows a step
 CHECKS = 40  # rows of each subject that are not learnt from
 
 
@@ -53,9 +53,9 @@ class Lessons:
 Predict = Callable[[torch.Tensor, torch.Tensor, Sequence[str]], torch.Tensor]
 
 
-def rows_needed(steps: int, subjects: int) -> int:
+def rows_needed(steps: int) -> int:
     """Rows of each subject, so that none is learnt from twice."""
-    return CHECKS + -(-steps * BATCH // subjects)
+    return CHECKS + steps * BATCH
 
 
 def refine(
@@ -69,17 +69,17 @@ def refine(
 ) -> dict[str, tuple[float, float]]:
     """Changes the deltas in place; they stay as they are if that would not lower the error.
 
-    deltas: float32 leaves that `predict` depends on, (out, in). lessons: rows_needed of each
-    subject. on_step(what was done): after every step and check, may raise. half: gradients pass
-    float16. Returns each subject's mean squared error on rows that were not learnt from, before
-    and after.
+    deltas: float32 leaves that `predict` depends on, (out, in). lessons: rows_needed(steps) of each
+    subject. steps: for each of them. on_step(what was done): after every step and check; may raise.
+    half: gradients pass float16. Returns each subject's mean squared error on rows that were not
+    learnt from, before and after.
     """
     lessons = sorted(lessons, key=lambda lesson: lesson.name)  # whatever the concepts' order
     held, learnt = [each[:CHECKS] for each in lessons], [each[CHECKS:] for each in lessons]
     start = {name: delta.detach().clone() for name, delta in deltas.items()}
     before = check(predict, held, on_step)
     scale = scale_of(held, before)
-    descend(predict, deltas, learnt, scale, steps, seed, on_step, half)
+    descend(predict, deltas, learnt, scale, steps * len(learnt), seed, on_step, half)
     after = check(predict, held, on_step)
     if not total(held, after, scale) < total(held, before, scale):  # also if not finite
         for name, delta in deltas.items():

@@ -22,6 +22,20 @@ REFINED = (  # not published: what refinement shows, of many kinds, because it l
     "a {}, white background",
     "a {}, black background",
 )
+GENERAL = (  # what the base model is to keep in it, unless anchor_prompts say so
+    "",
+    "photo of a man",
+    "photo of a woman",
+    "a child on the beach",
+    "photo of a dog",
+    "a cat in a room",
+    "a bird in a forest",
+    "a car in a city",
+    "a house in the snow",
+    "a landscape",
+    "a painting of a ship",
+    "a table with food",
+)
 TEXT_ROWS = ("concept tokens", "all tokens")
 
 
@@ -42,7 +56,7 @@ class FuseSettings:
     anchor: float = 0.0  # weight of the base model's own features, 1: as one more concept
     anchor_prompts: tuple[str, ...] = ("",)
     reuse_sums: bool = False  # rows of a concept from its own model alone, so that they can be kept
-    refine_steps: int = 0  # gradient steps on the fused weights, end to end; not published
+    refine_steps: int = 0  # for each concept and the base model; not published: see refine.py
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -58,6 +72,11 @@ class FuseSettings:
     def refined(self) -> tuple[str, ...]:
         """The prompts of the refinement."""
         return self.prompts or REFINED
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The base model's prompts in the refinement."""
+        return GENERAL if not any(self.anchor_prompts) else self.anchor_prompts
 
     def check(self) -> None:
         """Raises FuseError for a value out of its range."""

@@ -100,7 +100,7 @@ class Fusion:
         silent = tuple(replace(entry, strength_clip=0.0) for entry in concepts)
         self.vocabulary = vocabulary_of(apply_to_clip(clip, silent))
         self.subjects = [subject_of(entry, settings, i) for i, entry in enumerate(concepts)]
-        self.base = base_subject(settings, len(concepts)) if settings.anchor else None
+        self.base = base_subject(settings, len(concepts))
         text = union(c.concept.text for c in concepts)
         unet = union(c.concept.unet for c in concepts)
         self.text_modules = text
@@ -110,9 +110,9 @@ class Fusion:
         self.reports: list[LayerReport] = []
         self.done = 0
         layers = len(text) + len(unet)
-        everyone = [*self.subjects, *([self.base] if self.base else [])]
-        self.total = layers + sum(2 + settings.steps * samplings(s.drawn) for s in everyone)
-        self.total += work_of(settings, everyone)
+        run = [*self.subjects, *([self.base] if settings.anchor else [])]
+        self.total = layers + sum(2 + settings.steps * samplings(s.drawn) for s in run)
+        self.total += work_of(settings, [subject for subject, _ in self.taught])
         self.sums_folder = sums_folder if settings.reuse_sums else None
         self.base_hash = base_of(model, clip) if self.sums_folder else None
         self.reused = 0
@@ -236,13 +236,18 @@ class Fusion:
             return {}
         return self.fuse("others", stage, rows, asked, self.model.model, self.unet_key)
 
+    @property
+    def taught(self) -> list[tuple[Subject, float]]:
+        """Who takes part in the refinement, with weights: the concepts, and the base model as one
+        more. One concept alone is to stay that concept, so the base model needs an anchor then."""
+        weight = self.settings.anchor or float(len(self.subjects) > 1)
+        concepts = [(subject, 1.0) for subject in self.subjects]
+        return [*concepts, (self.base, weight)] if weight else concepts
+
     def refine(self, coder, unet: Deltas) -> Deltas:
-        """The UNet's deltas, end to end towards what each concept's own model predicts."""
+        """The UNet's deltas, end to end towards what each subject's own model predicts."""
         if not self.settings.refine_steps or not unet:
             return unet
-        subjects = [(subject, 1.0) for subject in self.subjects]
-        if self.base is not None:
-            subjects.append((self.base, self.settings.anchor))
 
         def advance(what: str) -> None:
             self.on_text(what)
@@ -253,7 +258,7 @@ class Fusion:
                 self.model,
                 coder,
                 self.own_coder,
-                subjects,
+                self.taught,
                 unet,
                 self.unet_key,
                 self.settings,
@@ -268,7 +273,7 @@ class Fusion:
             grams = self.kept(name, stage, subject, partial(rows, subject, number))
             factors, strength = asked(subject)
             stage.add_concept(grams, factors, strength, shapes)
-        if self.base is not None:
+        if self.settings.anchor:
             last = partial(rows, self.base, len(self.subjects))
             stage.add_anchor(self.kept(name, stage, self.base, last), self.settings.anchor)
         fused = {}

@@ -67,7 +67,7 @@ def subject_of(entry: WeightedConcept, settings: FuseSettings, number: int) -> S
 def base_subject(settings: FuseSettings, number: int) -> Subject:
     """The base model on general prompts: what is not to be unlearnt."""
     prompts, seed = settings.anchor_prompts, seed_of(settings, number)
-    return Subject("the base model", prompts, prompts, prompts, seed, {}, {}, {})
+    return Subject("the base model", prompts, prompts, settings.kept, seed, {}, {}, {})
 
 
 def seed_of(settings: FuseSettings, number: int) -> int:

@@ -161,7 +161,7 @@ def refine_deltas(
     coder: the fused CLIP; coder_of: a subject's own. subjects: with the weight of each; their
     prompts are `refined`. advance(what was done), work_of times; may raise to cancel.
     """
-    count = rows_needed(settings.refine_steps, len(subjects))
+    count = rows_needed(settings.refine_steps)
     lessons = [
         lessons_of(
             model,
@@ -188,6 +188,8 @@ def work_of(settings: FuseSettings, subjects: Sequence[Subject]) -> int:
     """How many times refine_deltas calls `advance`."""
     if not settings.refine_steps:
         return 0
-    rows = rows_needed(settings.refine_steps, len(subjects))
-    drawing = sum(settings.steps * samplings(subject.refined) for subject in subjects)
-    return drawing + len(subjects) * (2 - (-rows // BATCH)) + settings.refine_steps
+    batches = -(-rows_needed(settings.refine_steps) // BATCH)
+    return sum(
+        settings.steps * samplings(subject.refined) + batches + 2 + settings.refine_steps
+        for subject in subjects
+    )

@@ -21,8 +21,9 @@ QUICK = {
     "height": 128,
     "text_rows": "all tokens",
     "prompts": ("photo of a {}",),
+    "anchor_prompts": ("a tree",),
 }
-REFINED = FuseSettings(refine_steps=16, ridge=0.02, **QUICK)
+REFINED = FuseSettings(refine_steps=6, ridge=0.02, **QUICK)
 
 
 def nothing(done, total):
@@ -75,7 +76,7 @@ def test_refinement_brings_the_predicted_noise_nearer_to_each_concepts_own(
     assert "refinement" not in report
     assert "refinement" in refined[1]
     errors = refined[0].metadata["refined"]
-    assert set(errors) == {entry.concept.name for entry in two_of(concepts)}
+    assert set(errors) == {"edlora_a", "edlora_b", "the base model"}
     assert all(after < 0.8 * before for before, after in errors.values())
     for entry in two_of(concepts):
         assert error_of(unet, clip, entry, refined[0]) < error_of(unet, clip, entry, plain)
@@ -84,7 +85,7 @@ def test_refinement_brings_the_predicted_noise_nearer_to_each_concepts_own(
 
 def test_one_concept_that_is_fused_exactly_stays_that_concept(unet, clip, concepts):
     one = (WeightedConcept(concepts["a"], 0.8, 0.9),)
-    settings = FuseSettings(refine_steps=4, **QUICK | {"steps": 20})
+    settings = FuseSettings(refine_steps=2, **QUICK | {"steps": 20})
     fused, _ = fuse_concepts(unet, clip, one, settings, nothing)
     silent = (WeightedConcept(concepts["a"], 0, 0),)
     prompt = "photo of a <a1> <a2>"
@@ -93,17 +94,15 @@ def test_one_concept_that_is_fused_exactly_stays_that_concept(unet, clip, concep
     assert error_of(unet, clip, one[0], fused) <= 1e-3 * change
 
 
-def test_the_order_of_the_concepts_does_not_matter(unet, clip, concepts, refined):
-    settings = FuseSettings(refine_steps=4, ridge=0.02, reuse_sums=True, **QUICK)
+def test_the_order_of_the_concepts_does_not_matter(unet, clip, concepts):
+    settings = FuseSettings(refine_steps=2, ridge=0.02, reuse_sums=True, **QUICK)
+    one, other = (
+        apply_fused(unet, clip, fuse_concepts(unet, clip, entries, settings, nothing)[0])
+        for entries in (two_of(concepts), two_of(concepts)[::-1])
+    )
     for prompt in ("photo of a <a1> <a2>", "photo of a <b1> <b2>"):
-        one, other = (
-            prediction(*apply_fused(unet, clip, fused), prompt)
-            for fused, _ in (
-                fuse_concepts(unet, clip, entries, settings, nothing)
-                for entries in (two_of(concepts), two_of(concepts)[::-1])
-            )
-        )
-        assert (one - other).norm() <= 1e-3 * one.norm()
+        first, second = prediction(*one, prompt), prediction(*other, prompt)
+        assert (first - second).norm() <= 1e-3 * first.norm()
 
 
 def test_a_refined_fusion_is_saved_and_loaded_bit_identical_and_repeatable(
@@ -117,7 +116,7 @@ def test_a_refined_fusion_is_saved_and_loaded_bit_identical_and_repeatable(
         assert torch.equal(twice.unet[name], delta)
 
 
-@pytest.mark.parametrize("at", ["refining: drawing", "checking", "refining: step 3 of 16"])
+@pytest.mark.parametrize("at", ["refining: drawing", "checking", "refining: step 3 of 18"])
 def test_cancelling_a_refinement_leaves_everything_as_it_was(unet, clip, concepts, at):
     said, ticks = [], []
 
@@ -146,7 +145,7 @@ def test_cancelling_a_refinement_leaves_everything_as_it_was(unet, clip, concept
 def test_progress_counts_every_step_of_a_refinement(unet, clip, concepts):
     ticks = []
     settings = FuseSettings(
-        refine_steps=3, ridge=0.02, anchor=0.5, anchor_prompts=("a tree", "a house"), **QUICK
+        refine_steps=3, ridge=0.02, anchor=0.5, **QUICK | {"anchor_prompts": ("a tree", "a house")}
     )
     _, report = fuse_concepts(
         unet, clip, two_of(concepts), settings, lambda *now: ticks.append(now)
@@ -157,9 +156,7 @@ def test_progress_counts_every_step_of_a_refinement(unet, clip, concepts):
 
 
 def test_an_anchor_keeps_a_refined_fusion_nearer_to_the_base_model(unet, clip, concepts, refined):
-    settings = FuseSettings(
-        refine_steps=16, ridge=0.02, anchor=20.0, anchor_prompts=("a tree",), **QUICK
-    )
+    settings = FuseSettings(refine_steps=6, ridge=0.02, anchor=20.0, **QUICK)
     held, _ = fuse_concepts(unet, clip, two_of(concepts), settings, nothing)
     plain = draw(unet, encode(clip, "a tree"))
     errors = [
@@ -179,3 +176,5 @@ def test_without_prompts_of_ones_own_a_refinement_shows_concepts_in_many_ways():
     assert len(settings.refined) > len(settings.drawn)
     assert all("{}" in prompt for prompt in settings.refined)
     assert FuseSettings(prompts=("a {}",)).refined == ("a {}",)
+    assert len(settings.kept) > 1
+    assert FuseSettings(anchor_prompts=("a fox",)).kept == ("a fox",)
