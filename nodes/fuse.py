@@ -4,6 +4,7 @@ import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..mos_core.formats.fused_file import read_fused, save_fused
+from ..mos_core.fuse.chart import draw_fusion
 from ..mos_core.fuse.settings import SOLVERS, TEXT_ROWS, FuseSettings
 from ..mos_core.patch.fuse_concepts import fuse_concepts
 from ..mos_core.patch.fused import apply_fused
@@ -135,6 +136,10 @@ class FuseConcepts(io.ComfyNode):
                 io.Clip.Output(tooltip="The fused text encoder, knowing all tokens."),
                 MosFused.Output(display_name="fused", tooltip="For Save Fused Concepts."),
                 io.String.Output(display_name="report", tooltip="What each layer lost."),
+                io.Image.Output(
+                    display_name="chart",
+                    tooltip="The same as bars: what each layer, and each concept, lost.",
+                ),
             ],
         )
 
@@ -158,7 +163,8 @@ class FuseConcepts(io.ComfyNode):
             on_text=lambda text: send_text(node_id, text),
         )
         send_text(node_id, report)
-        return io.NodeOutput(*apply_fused(model, clip, fused), fused, report)
+        chart = draw_fusion(fused.metadata)
+        return io.NodeOutput(*apply_fused(model, clip, fused), fused, report, chart)
 
 
 def lines_of(text: str) -> tuple[str, ...]:

@@ -51,14 +51,22 @@ def describe_fusion(
 def describe_concepts(reports: Sequence[LayerReport], names: Sequence[str]) -> list[str]:
     """Which share of what it asks for each concept loses, by stage; about, from the sketches."""
     lines = ["what each concept loses of its change (estimate)"]
-    for number, name in enumerate(names):
-        parts = []
-        for stage in STAGES:
-            share = lost_share([r for r in reports if stage_of(r.module) == stage], number)
-            if share is not None:
-                parts.append(f"{stage} {share:.0%}")
+    for name, shares in lost_shares(reports, names):
+        parts = [f"{stage} {share:.0%}" for stage, share in shares.items()]
         lines.append(f"  {name}: " + (", ".join(parts) or "asks for nothing"))
     return lines
+
+
+def lost_shares(reports: Sequence[LayerReport], names: Sequence[str]) -> list[list]:
+    """[name, {stage: the share of what the concept asks for that is lost}], JSON-able."""
+    table = []
+    for number, name in enumerate(names):
+        shares = {
+            stage: lost_share([r for r in reports if stage_of(r.module) == stage], number)
+            for stage in STAGES
+        }
+        table.append([name, {s: share for s, share in shares.items() if share is not None}])
+    return table
 
 
 def lost_share(reports: Sequence[LayerReport], number: int) -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import comfy.model_management
 import torch
 
-from ..fuse.report import describe_fusion
+from ..fuse.report import describe_fusion, lost_shares
 from ..fuse.settings import FuseError, FuseSettings
 from ..fuse.stage import LayerReport, Stage
 from ..fuse.sums_file import read_sums, write_sums
@@ -67,6 +67,7 @@ def fuse_concepts(
         unet = fusion.fuse_keys_values(coder)
         unet |= fusion.fuse_spatial(coder, unet, noises)
         unet = fusion.refine(coder, unet)
+    names = [entry.concept.name for entry in concepts]
     fused = Fused(
         tuple(replace(entry.concept, text={}, unet={}, resume=None) for entry in concepts),
         as_stored(text, clip.patcher),
@@ -77,10 +78,10 @@ def fuse_concepts(
             **settings.as_metadata(),
             "strengths": [[entry.strength_model, entry.strength_clip] for entry in concepts],
             "loss": {r.module: [r.before, r.after] for r in fusion.reports},
+            "lost": lost_shares(fusion.reports, names),
             "refined": {name: list(errors) for name, errors in fusion.refined.items()},
         },
     )
-    names = [entry.concept.name for entry in concepts]
     return fused, describe_fusion(fusion.reports, fusion.seconds, names, fusion.refined)
 
 

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import ImageColor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mix_of_show.mos_core.errors import MosError
+from mix_of_show.mos_core.fuse import chart
+from mix_of_show.mos_core.fuse.chart import draw_fusion
 from mix_of_show.mos_core.fuse.low_rank import describe_truncation, factorise
 from mix_of_show.mos_core.fuse.report import conflicts, describe_fusion
 from mix_of_show.mos_core.fuse.settings import FuseSettings
@@ -108,6 +111,27 @@ def test_the_report_names_each_concept_and_the_pairs_that_cost_each_other_most()
     assert "ann: other UNet layers" in text
     assert "ann and bob: " in text
     assert "asks for nothing" not in text
+
+
+def test_the_chart_has_a_bar_for_every_layer_and_every_concept_as_long_as_its_loss():
+    layer = "down_blocks.0.attentions.0.proj_in"
+    stage = "other UNet layers"
+    drawn = {}
+    for share in (0.25, 0.75):
+        facts = {"loss": {layer: [1.0, share]}, "lost": [["ann", {stage: share}]]}
+        picture = draw_fusion(facts)[0]
+        colour = torch.tensor(ImageColor.getrgb(chart.COLOURS[stage])) / 255
+        painted = (picture - colour).abs().amax(-1) < 1e-3
+        drawn[share] = [painted[40 : chart.LAYERS].sum(), painted[chart.LAYERS + 10 :].sum()]
+        assert picture.shape[1:] == (chart.WIDTH, 3)
+    for small, large in zip(drawn[0.25], drawn[0.75], strict=True):
+        assert large.item() == pytest.approx(3 * small.item(), rel=0.05)
+
+
+def test_the_chart_of_a_refined_fusion_has_the_base_model_too_and_one_of_nothing_is_drawn():
+    taller = draw_fusion({"lost": [["ann", {}]], "refined": {"ann": [2.0, 1.0], "base": [1, 1]}})
+    assert taller.shape[1] > draw_fusion({"lost": [["ann", {}]]}).shape[1]
+    assert torch.isfinite(draw_fusion({})).all()
 
 
 def test_sums_that_are_not_finite_are_refused_by_the_layers_name():
