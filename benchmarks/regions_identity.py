@@ -1,15 +1,16 @@
 """Several concepts in one picture: who stands in which box, for every way that ComfyUI offers.
 
-scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 4 5]
-    [--sets 2] [--seeds 2] [--steps 20] [--save FOLDER]
+scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 4]
+    [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
 attention on the fused model. composer: Composer Attention Patch as it comes. composer-no-X: without
 one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but injection and
 isolation). composer-paper, composer-reference: its other injections.
 
-Layouts, prompts and noise are fixed and the same for all. A box is right if the judge (_judge.py)
-names its concept; `elsewhere` counts asked characters in other boxes or between boxes, per picture.
+Layouts, prompts and noise are fixed and the same for all (_scenes.py). A box is right if the judge
+(_judge.py) finds its concept in it; `elsewhere` counts asked characters outside their boxes, per
+picture.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _judge import identify, scores_of
+from _scenes import HEIGHT, LAYOUTS, judge, questions_of
 from identity import DEMO
 
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
@@ -36,22 +37,17 @@ from mix_of_show.mos_core.patch.miniature import load_miniature
 from mix_of_show.mos_core.patch.regional import add_regional_attention
 from mix_of_show.mos_core.patch.regional_texts import encode_region_texts
 from mix_of_show.mos_core.records import WeightedConcept
-from mix_of_show.mos_core.regions.region import Box, Region, Regions
 
-HEIGHT = 128
-SLOTS = {2: 64, 3: 128, 4: 96, 5: 96}  # pixels of the width for each character
-JUDGED = 72  # pixels; side of the square in which a character is looked for
-MIDDLE = 0.54  # of a character, fraction of the height (as in the world's pictures)
-PLACES = {
-    2: ("left", "right"),
-    3: ("left", "middle", "right"),
-    4: ("far left", "left", "right", "far right"),
-    5: ("far left", "left", "middle", "right", "far right"),
-}
-BACKGROUNDS = ("beach", "red", "snow", "night", "meadow", "yellow")
-# What the fusion learns from: the captions of the shipped workflow fuse_concepts.
-FUSION_PROMPTS = tuple(f"a {{}}, {name} background" for name in ("red", "night", "green", "sea"))
-FOUND = 0.75  # score from which a character counts as found between boxes
+# What the fusion learns from, as in the shipped workflow fuse_concepts.
+SEEN = "red night green sea blue purple orange pink gray white yellow desert"
+FUSION_PROMPTS = tuple(f"a {{}}, {name} background" for name in SEEN.split())
+KEPT_PROMPTS = tuple(
+    f"{word} background"
+    for word in (
+        "an owl, blue", "a robot, snow", "a frog, pink", "a chef, black", "a dragon, meadow",
+        "a snail, gray",
+    )
+)  # fmt: skip
 ABLATIONS = ("isolation", "enhancement", "fill", "restriction", "reinit", "guidance")
 METHODS = (
     "stack",
@@ -67,75 +63,25 @@ METHODS = (
 def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--counts", nargs="+", type=int, default=list(SLOTS), choices=list(SLOTS))
-    parser.add_argument("--sets", type=int, default=2, help="sets of concepts for each count")
+    parser.add_argument(
+        "--counts", nargs="+", type=int, default=list(LAYOUTS), choices=list(LAYOUTS)
+    )
+    parser.add_argument("--sets", type=int, default=4, help="sets of concepts for each count")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--sampler", default="euler")
-    parser.add_argument("--scheduler", default="normal")
+    parser.add_argument("--sampler", default="dpmpp_2m")
+    parser.add_argument("--scheduler", default="karras")
     parser.add_argument("--step-size", type=float, help="of the guidance; default: published")
     parser.add_argument("--largest-change", type=float, help="of a step; default: as the node")
     parser.add_argument("--maps", default="auto", help="resolution of the guidance")
     parser.add_argument("--ridge", type=float, default=0.02, help="of the fusion")
+    parser.add_argument("--refine-steps", type=int, default=100, help="of the fusion")
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
     return parser.parse_args()
-
-
-# ------------------------------------------------------------------------------ questions
-
-
-class Question:
-    """One picture to draw: concepts from left to right, a background, a layout."""
-
-    def __init__(self, concepts, number: int):
-        self.concepts = concepts
-        self.names = [entry.concept.name for entry in concepts]
-        count = len(concepts)
-        self.width = SLOTS[count] * count
-        self.background = BACKGROUNDS[number % len(BACKGROUNDS)]
-        self.centres = [SLOTS[count] * (i + 0.5) for i in range(count)]
-        words = [entry.concept.trigger_words for entry in concepts]
-        self.words = words
-        where = [" in the middle" if p == "middle" else f" on the {p}" for p in PLACES[count]]
-        self.stacked = ", ".join(
-            [f"a {w}{p}" for w, p in zip(words, where, strict=True)]
-            + [f"{self.background} background"]
-        )
-        self.scene = f"{self.background} background"
-        # The world's model reads from a whole sentence where characters stand: a region's prompt
-        # has the sentence of the scene, with its own character at every place.
-        regions = [
-            Region(", ".join([f"a {word}{p}" for p in where] + [self.scene]), box=self.slot(i))
-            for i, word in enumerate(words)
-        ]
-        self.regions = Regions(self.width, HEIGHT, tuple(regions))
-        self.judged = [self.fraction(centre, JUDGED, JUDGED) for centre in self.centres]
-
-    def slot(self, i: int) -> Box:
-        """A region is the whole slot: a smaller one has hardly a cell on the coarsest maps."""
-        return Box(i / len(self.names), 0.0, (i + 1) / len(self.names), 1.0)
-
-    def fraction(self, centre: float, width: float, height: float) -> Box:
-        top = min(max(MIDDLE * HEIGHT - height / 2, 0), HEIGHT - height)
-        left = min(max(centre - width / 2, 0), self.width - width)
-        return Box(
-            left / self.width,
-            top / HEIGHT,
-            (left + width) / self.width,
-            (top + height) / HEIGHT,
-        )
-
-
-def questions_of(count: int, sets: int, concepts) -> list[Question]:
-    """`sets` different choices of concepts, each in its order."""
-    step = len(concepts)
-    return [
-        Question([concepts[(3 * s + i * (1 + s % 2)) % step] for i in range(count)], s)
-        for s in range(sets)
-    ]
 
 
 # -------------------------------------------------------------------------------- methods
@@ -189,7 +135,10 @@ def fused(base, question, args, settings):
             height=HEIGHT,
             ridge=args.ridge,
             text_rows="all tokens",
+            steps=10,
             prompts=FUSION_PROMPTS,
+            anchor_prompts=KEPT_PROMPTS,
+            refine_steps=args.refine_steps,
         )
         result, _ = fuse_concepts(*base, question.concepts, chosen, lambda done, total: None)
         FUSIONS[key] = apply_fused(*base, result)
@@ -233,54 +182,14 @@ def draw(base, vae, question, method, args) -> np.ndarray:
     settings = settings_of(method, args)
     model, positive, negative = build(base, question, args, settings)
     shape = (1, 4, HEIGHT // 8, question.width // 8)
-    noise = [
-        torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in range(args.seeds)
-    ]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     noise = torch.cat(noise)
     latent = comfy.sample.sample(
         model, noise, args.steps, args.cfg, args.sampler, args.scheduler, positive, negative,
         torch.zeros_like(noise), disable_pbar=True, seed=0,
     )  # fmt: skip
     return vae.decode(latent).float().clamp(0, 1).cpu().numpy()
-
-
-# ---------------------------------------------------------------------------------- judge
-
-
-def sides(box: Box) -> tuple[float, float, float, float]:
-    return box.x0, box.y0, box.x1, box.y1
-
-
-def judge(picture: np.ndarray, question: Question) -> tuple[list[bool], int]:
-    """Which boxes are right, and how many asked characters stand where they were not asked."""
-    found = [identify(picture, sides(box))[0] for box in question.judged]
-    right = [name == asked for name, asked in zip(found, question.names, strict=True)]
-    astray = sum(
-        name in question.names and not fine for name, fine in zip(found, right, strict=True)
-    )
-    between = set()
-    for left in range(0, question.width - JUDGED + 1, 16):
-        for top in range(0, HEIGHT - JUDGED + 1, 14):
-            box = (
-                left / question.width,
-                top / HEIGHT,
-                (left + JUDGED) / question.width,
-                (top + JUDGED) / HEIGHT,
-            )
-            if max(overlap(box, sides(own)) for own in question.judged) > 0.5:
-                continue
-            scores = scores_of(picture, box)
-            best = max(scores, key=lambda name: scores[name])
-            if best in question.names and scores[best] >= FOUND:
-                between.add(best)
-    return right, astray + len(between)
-
-
-def overlap(a, b) -> float:
-    """Of two boxes of one size: common part of one of them."""
-    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) / (a[2] - a[0])
-    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1])) / (a[3] - a[1])
-    return wide * high
 
 
 def main() -> None:

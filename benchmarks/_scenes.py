@@ -1,0 +1,104 @@
+"""The questions of regions_identity: concepts from left to right, a background, a layout; and who
+stands where in a picture that was drawn for one.
+
+The world's model draws at places of its own: of the three that a caption of three asks for in a
+picture 512 wide, for example, at about 70, 270 and 450 px. The regions lie around those places.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from _judge import scores_of
+
+from mix_of_show.mos_core.regions.region import Box, Region, Regions
+
+HEIGHT = 128
+PAIR = (" on the left", " on the right")
+THREE = (" on the left", " in the middle", " on the right")
+FOUR = (" on the far left", " on the left", " on the right", " on the far right")
+# Concepts -> width, regions from left to right in pixels, and where the caption has characters.
+LAYOUTS = {
+    2: (128, ((0, 64), (64, 128)), PAIR),
+    3: (512, ((0, 150), (230, 330), (350, 512)), THREE),
+    4: (640, ((0, 125), (200, 310), (335, 455), (470, 640)), FOUR),
+}
+BACKGROUNDS = ("snow", "green", "beach", "night", "meadow", "red")
+JUDGED = 72  # pixels; side of the square in which a character is looked for
+TOPS = (25, 33, 41)  # of that square
+STRIDE = 8
+FOUND = 0.12  # score from which a character that explains its square best counts as found
+BESIDE = 4  # pixels; so far beside its region a character's middle may be
+APART = 44  # pixels between the middles of two characters
+
+
+class Question:
+    """One picture to draw. `stacked`: the one prompt that names everybody. `scene`: the background
+    alone. `regions`: in each prompt the region's own character stands at every place, because the
+    small model reads from a whole sentence where characters stand."""
+
+    def __init__(self, concepts, background: str):
+        count = len(concepts)
+        self.concepts = concepts
+        self.names = [entry.concept.name for entry in concepts]
+        self.width, self.spans, places = LAYOUTS[count]
+        self.scene = f"{background} background"
+        words = [entry.concept.trigger_words for entry in concepts]
+        self.stacked = sentence(words, places[:count], self.scene)
+        regions = [
+            Region(
+                sentence([word] * len(places), places, self.scene),
+                box=Box(left / self.width, 0.0, right / self.width, 1.0),
+            )
+            for word, (left, right) in zip(words, self.spans, strict=True)
+        ]
+        self.regions = Regions(self.width, HEIGHT, tuple(regions))
+
+
+def sentence(words: Sequence[str], places: Sequence[str], scene: str) -> str:
+    """a fox on the left, a dog on the right, red background"""
+    parts = [f"a {word}{place}" for word, place in zip(words, places, strict=True)]
+    return ", ".join([*parts, scene])
+
+
+def questions_of(count: int, sets: int, concepts) -> list[Question]:
+    """`sets` different choices of concepts, each in its order."""
+    number = len(concepts)
+    return [
+        Question(
+            [concepts[(3 * s + i * (1 + s % 2)) % number] for i in range(count)],
+            BACKGROUNDS[s % len(BACKGROUNDS)],
+        )
+        for s in range(sets)
+    ]
+
+
+def where(picture: np.ndarray, name: str) -> list[int]:
+    """Middles, in pixels from the left, of the squares that the character explains best."""
+    width, hits = picture.shape[1], []
+    for left in range(0, width - JUDGED + 1, STRIDE):
+        at_heights = [
+            scores_of(
+                picture,
+                (left / width, top / HEIGHT, (left + JUDGED) / width, (top + JUDGED) / HEIGHT),
+            )
+            for top in TOPS
+        ]
+        scores = max(at_heights, key=lambda scores: scores[name])
+        if scores[name] >= FOUND and scores[name] == max(scores.values()):
+            hits.append((scores[name], left + JUDGED // 2))
+    middles: list[int] = []
+    for _, middle in sorted(hits, reverse=True):
+        if all(abs(middle - other) > APART for other in middles):
+            middles.append(middle)
+    return sorted(middles)
+
+
+def judge(picture: np.ndarray, question: Question) -> tuple[list[bool], int]:
+    """Whether each region has its character, and how many characters stand where they were not
+    asked for."""
+    right, elsewhere = [], 0
+    for name, (left, end) in zip(question.names, question.spans, strict=True):
+        inside = [left - BESIDE <= middle <= end + BESIDE for middle in where(picture, name)]
+        right.append(any(inside))
+        elsewhere += len(inside) - sum(inside)
+    return right, elsewhere
