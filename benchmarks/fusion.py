@@ -7,7 +7,8 @@ others, as features of a UNet do), different for every concept, with random rank
 gives as many rows as 20 steps at 512 px do, times --share (with fewer, L-BFGS gains: its time is
 the rows'). Times are of one layer from the rows on, on the CPU processor time: `exact` sums and
 solves; `lbfgs` is PyTorch's optimiser on the rows, as the public code runs it (50 steps, history
-25, strong Wolfe); `lbfgs_on_sums` is this pack's.
+25, strong Wolfe); `lbfgs_on_sums` is this pack's. `memory`: the largest number of bytes that
+collecting and solving a self-attention's layers has in use, for 2 and for 14 concepts.
 """
 
 import argparse
@@ -16,14 +17,18 @@ import time
 
 import comfy.model_management
 import torch
+from _live_bytes import LiveBytes
 
+from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.fuse.solve import (
     LBFGS_HISTORY,
     LBFGS_STEPS_SPATIAL,
     solve_exact,
     solve_lbfgs,
 )
+from mix_of_show.mos_core.fuse.stage import Stage
 from mix_of_show.mos_core.fuse.sums import Gram, LayerSums
+from mix_of_show.mos_core.records import LowRank
 
 STEPS = 20
 PIXELS = {320: 64 * 64, 640: 32 * 32, 1280: 16 * 16}  # of the feature maps at 512 px, by columns
@@ -93,6 +98,25 @@ def collect(rows, deltas, columns: int, device) -> LayerSums:
     return sums
 
 
+def peak_bytes(columns: int, concepts: int, device) -> int:
+    """Of collecting and solving to_q, to_k and to_v of one self-attention, rows not counted."""
+    block = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    modules = [f"{block}.to_{name}" for name in "qkv"]
+    rows = torch.randn(columns, columns, device=device)
+    down, up = (torch.randn(shape, device=device) for shape in ((4, columns), (columns, 4)))
+    factors = dict.fromkeys(modules, LowRank(down, up))
+    with LiveBytes() as memory:
+        stage = Stage(modules, torch.float32, spatial=True)
+        for _ in range(concepts):
+            grams = stage.new_grams()
+            for gram in grams.values():
+                gram.add(rows)
+            stage.add_concept(grams, factors, 1.0, dict.fromkeys(modules, (columns, columns)))
+        for module in modules:
+            stage.solve(module, FuseSettings(ridge=0.02))
+    return memory.peak
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--concepts", type=int, default=4)
@@ -122,6 +146,7 @@ def main() -> None:
         layers.append(
             {
                 "columns": columns,
+                "memory": {n: peak_bytes(columns, n, device) for n in (2, 14)},
                 "rows_per_concept": count,
                 "loss_before": loss(torch.zeros_like(published)),
                 "loss_exact": loss(exact),

@@ -1,12 +1,12 @@
 """Ring 1: whose loss a fusion is, low-rank export, sums on disk, memory."""
 
-import weakref
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import ImageColor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mix_of_show.mos_core.errors import MosError
 from mix_of_show.mos_core.fuse import chart
@@ -20,6 +20,8 @@ from mix_of_show.mos_core.fuse.sums import Gram
 from mix_of_show.mos_core.fuse.sums_file import read_sums, write_sums
 from mix_of_show.mos_core.records import LowRank
 
+CLONE = Path(__file__).absolute().parent.parent.parent
+LiveBytes = runpy.run_path(str(CLONE / "benchmarks" / "_live_bytes.py"))["LiveBytes"]
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 
 
@@ -163,35 +165,6 @@ def test_sums_on_disk_are_the_same_bits_and_damaged_ones_are_taken_again(tmp_pat
     path.write_bytes(path.read_bytes()[:-7])
     assert read_sums(path) is None
     assert read_sums(tmp_path / "none") is None
-
-
-class LiveBytes(TorchDispatchMode):
-    """The largest number of bytes of tensors made inside that were alive at one time."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.users: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.enter(storage._cdata, storage.nbytes())
-                weakref.finalize(tensor, self.leave, storage._cdata, storage.nbytes())
-        return result
-
-    def enter(self, name: int, size: int) -> None:
-        if self.users.get(name, 0) == 0:
-            self.now += size
-            self.peak = max(self.peak, self.now)
-        self.users[name] = self.users.get(name, 0) + 1
-
-    def leave(self, name: int, size: int) -> None:
-        self.users[name] -= 1
-        if self.users[name] == 0:
-            self.now -= size
 
 
 def test_fourteen_concepts_need_as_much_memory_as_two():
