@@ -2,7 +2,8 @@
 stands where in a picture that was drawn for one.
 
 The world's model draws at places of its own: of the three that a caption of three asks for in a
-picture 512 wide, for example, at about 70, 270 and 450 px. The regions lie around those places.
+picture 512 wide, for example, at about 70, 270 and 450 px, and at more places in wider ones. The
+regions lie around those places.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ from mix_of_show.mos_core.regions.region import Box, Region, Regions
 HEIGHT = 128
 PAIR = (" on the left", " on the right")
 THREE = (" on the left", " in the middle", " on the right")
-FOUR = (" on the far left", " on the left", " on the right", " on the far right")
-# Concepts -> width, regions from left to right in pixels, and where the caption has characters.
+# Concepts -> width, regions from left to right in pixels, and the places of a caption.
 LAYOUTS = {
     2: (128, ((0, 64), (64, 128)), PAIR),
-    3: (512, ((0, 150), (230, 330), (350, 512)), THREE),
-    4: (640, ((0, 125), (200, 310), (335, 455), (470, 640)), FOUR),
+    3: (512, ((0, 150), (230, 340), (340, 512)), THREE),
+    5: (768, ((0, 128), (200, 308), (350, 490), (550, 660), (660, 768)), THREE),
 }
+FIVE = (" on the far left", " on the left", " in the middle", " on the right", " on the far right")
 BACKGROUNDS = ("snow", "green", "beach", "night", "meadow", "red")
 JUDGED = 72  # pixels; side of the square in which a character is looked for
 TOPS = (25, 33, 41)  # of that square
@@ -43,7 +44,7 @@ class Question:
         self.width, self.spans, places = LAYOUTS[count]
         self.scene = f"{background} background"
         words = [entry.concept.trigger_words for entry in concepts]
-        self.stacked = sentence(words, places[:count], self.scene)
+        self.stacked = sentence(words, places if count < 5 else FIVE, self.scene)
         regions = [
             Region(
                 sentence([word] * len(places), places, self.scene),

@@ -1,6 +1,6 @@
 """Several concepts in one picture: who stands in which box, for every way that ComfyUI offers.
 
-scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 4]
+scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 5]
     [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
