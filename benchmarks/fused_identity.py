@@ -38,6 +38,12 @@ HELD = tuple(
         ("a chef", "black"),
         ("a dragon", "meadow"),
         ("a snail", "gray"),
+        ("a dog", "red"),
+        ("a lion", "green"),
+        ("a duck", "sea"),
+        ("a woman", "purple"),
+        ("a fish", "orange"),
+        ("a cow", "night"),
     )
 )
 DEFAULTS = {"width": 128, "height": 128, "ridge": 0.02, "text_rows": "all tokens"}

@@ -33,7 +33,8 @@ from .lora_branches import weight_branches
 from .train_session import choose_dtype, clone_for_gradients, plain_attention
 
 GUIDANCE = 4.0  # of the pictures that are noised
-LEVELS = 20  # of noise, the published time steps
+UNGUIDED = 4  # every so many turns the prompt is left out: guidance needs that prediction too
+SKEW = 2  # 1: all time steps alike; above: more of high noise, where it is decided who is drawn
 
 
 class NoisePredictor:
@@ -81,19 +82,26 @@ def lessons_of(
     add_layerwise_text(drawn)
     pictures = pictures_of(drawn, coder, subject.refined, settings, advance)
     generator = torch.Generator().manual_seed(settings.seed)
-    sigmas = published_sigmas(drawn, LEVELS)[:-1]
-    sigmas = sigmas[torch.randint(len(sigmas), (count,), generator=generator)]
+    levels = drawn.get_model_object("model_sampling").sigmas.float().cpu().flip(0)
+    skewed = torch.rand(count, generator=generator) ** SKEW
+    sigmas = levels[(skewed * len(levels)).long()]
     noise = torch.randn(count, *pictures.shape[1:], generator=generator)
-    picked = [row % len(pictures) for row in range(count)]
-    latents = pictures[picked] + sigmas.view(-1, 1, 1, 1) * noise
-    prompts = tuple(subject.refined[row] for row in picked)
-    predict, targets = NoisePredictor(drawn, coder, subject.refined), []
+    latents = pictures[[row % len(pictures) for row in range(count)]]
+    latents = latents + sigmas.view(-1, 1, 1, 1) * noise
+    prompts = tuple(prompt_of(subject, row) for row in range(count))
+    predict, targets = NoisePredictor(drawn, coder, (*subject.refined, "")), []
     comfy.model_management.load_models_gpu([drawn])
     for first in range(0, count, BATCH):
         few = slice(first, first + BATCH)
         targets.append(predict(latents[few], sigmas[few], prompts[few]).cpu())
         advance()
     return Lessons(subject.name, latents, sigmas, prompts, torch.cat(targets), weight)
+
+
+def prompt_of(subject: Subject, row: int) -> str:
+    """Of the row-th lesson: its picture's own, or none."""
+    turn, place = divmod(row, len(subject.refined))
+    return "" if turn % UNGUIDED == 0 else subject.refined[place]
 
 
 def pictures_of(drawn, coder, prompts: Sequence[str], settings: FuseSettings, advance):
@@ -175,7 +183,7 @@ def refine_deltas(
         )
         for subject, weight in subjects
     ]
-    prompts = [prompt for subject, _ in subjects for prompt in subject.refined]
+    prompts = ["", *(prompt for subject, _ in subjects for prompt in subject.refined)]
     with differentiable(model, coder, prompts, deltas, key_of) as (predict, leaves):
         half = predict.dtype == torch.float16
         errors = refine(
