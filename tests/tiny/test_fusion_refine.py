@@ -14,6 +14,7 @@ from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fused import apply_fused
 from mix_of_show.mos_core.records import WeightedConcept
 from support.sampling import draw, encode
+from support.tiny_models import golden_unet
 
 QUICK = {
     "steps": 2,
@@ -167,6 +168,29 @@ def test_an_anchor_keeps_a_refined_fusion_nearer_to_the_base_model(unet, clip, c
         for model, coder in (apply_fused(unet, clip, f) for f in (held, refined[0]))
     ]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refined_as_well(clip, concepts, dtype):
+    half = golden_unet(dtype=dtype)
+    before = {k: v.clone() for k, v in half.model.state_dict().items()}
+    fused, _ = fuse_concepts(half, clip, two_of(concepts), REFINED, nothing)
+    errors = fused.metadata["refined"].values()
+    assert sum(after for _, after in errors) < 0.95 * sum(before for before, _ in errors)
+    comfy.model_management.unload_all_models()
+    assert all(torch.equal(v, before[k]) for k, v in half.model.state_dict().items())
+
+
+def test_recomputing_activations_as_on_a_gpu_changes_nothing(
+    unet, clip, concepts, refined, monkeypatch
+):
+    entered, original = [], refine_fusion.checkpointed
+    monkeypatch.setattr(refine_fusion, "checkpointed", lambda *a: entered.append(a) or original(*a))
+    monkeypatch.setattr(refine_fusion.comfy.model_management, "is_device_cpu", lambda device: False)
+    fused, _ = fuse_concepts(unet, clip, two_of(concepts), REFINED, nothing)
+    assert entered
+    for name, (before, after) in refined[0].metadata["refined"].items():
+        assert fused.metadata["refined"][name] == pytest.approx([before, after], rel=0.02)
 
 
 def test_refine_steps_out_of_range_are_refused():
