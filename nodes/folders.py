@@ -14,6 +14,7 @@ DEMO = "demo: "  # prefix of the names of what ships with the pack
 DEMO_FOLDERS = {
     "loras": PACK / "demo" / "models" / "concepts",
     "checkpoints": PACK / "demo" / "models",
+    FUSED: PACK / "demo" / "models" / "fused",
 }
 DEMO_TRAINING = PACK / "demo" / "concepts"
 CONCEPT_ENDINGS = (".safetensors", ".pth")

@@ -1,0 +1,58 @@
+"""Fuse three of the shipped concepts, with the pack's own Fuse Concepts node.
+
+    python demo/fuse_concepts.py [--set INPUT=VALUE ...] [--out demo/models/fused]
+
+Runs the shipped workflow fuse_concepts in a real ComfyUI server, without its pictures, and keeps
+the saved fusion as `<out>/three_concepts.safetensors`.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from train_concepts import read_changes
+
+DEMO = Path(__file__).absolute().parent
+sys.path.insert(0, str(DEMO.parent / "scripts"))
+
+from lib import environment, places  # noqa: E402
+from lib.problem import run_script  # noqa: E402
+
+KEPT = {"MOS_LoadMiniature", "MOS_LoadEDLoRA", "MOS_FuseConcepts", "MOS_SaveFused"}
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--out", type=Path, default=DEMO / "models" / "fused")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = read_arguments()
+    comfyui = environment.enter(__file__)
+
+    from lib.client import Client
+    from lib.server import Server
+    from lib.workflow import override, read_workflow, to_prompt
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="mix-of-show-", ignore_cleanup_errors=True) as base,
+        Server(comfyui, Path(base), log=Path(base) / "server.log") as server,
+    ):
+        client = Client(server.address)
+        flow = read_workflow(places.WORKFLOWS / "fuse_concepts.json")
+        prompt = to_prompt(flow, client.object_info())
+        prompt = {id: node for id, node in prompt.items() if node["class_type"] in KEPT}
+        outcome = client.run(override(prompt, read_changes(arguments.changes))).check()
+        (saved,) = (Path(base) / "models" / "mix_of_show").glob("*.safetensors")
+        shutil.copyfile(saved, arguments.out / "three_concepts.safetensors")
+        print(f"fused in {outcome.seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
