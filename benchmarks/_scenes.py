@@ -66,7 +66,7 @@ def questions_of(count: int, sets: int, concepts) -> list[Question]:
     number = len(concepts)
     return [
         Question(
-            [concepts[(3 * s + i * (1 + s % 2)) % number] for i in range(count)],
+            [concepts[(3 * s + i * (1 + 2 * (s % 2))) % number] for i in range(count)],
             BACKGROUNDS[s % len(BACKGROUNDS)],
         )
         for s in range(sets)

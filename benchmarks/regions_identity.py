@@ -15,7 +15,7 @@ picture.
 
 import argparse
 import json
-import logging
+import sys
 import time
 from pathlib import Path
 
@@ -221,7 +221,9 @@ def main() -> None:
                     "pictures": len(pictures),
                     "seconds_each": round((time.process_time() - start) / len(pictures), 1),
                 }
-                logging.info("%s %d: %s", method, count, result[method][str(count)])
+                print(
+                    f"{method} {count}: {result[method][str(count)]}", file=sys.stderr, flush=True
+                )
             if args.save:
                 save_sheet([picture for picture, _ in rows], args.save / f"{method}.jpg")
     summary = {
