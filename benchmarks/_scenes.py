@@ -73,20 +73,32 @@ def questions_of(count: int, sets: int, concepts) -> list[Question]:
     ]
 
 
-def where(picture: np.ndarray, name: str) -> list[int]:
+def looked_at(picture: np.ndarray) -> list[tuple[int, list[dict[str, float]]]]:
+    """Every place along the picture, in pixels from the left to the middle of the square: the
+    judge's scores there, at every height."""
+    width = picture.shape[1]
+    return [
+        (
+            left + JUDGED // 2,
+            [
+                scores_of(
+                    picture,
+                    (left / width, top / HEIGHT, (left + JUDGED) / width, (top + JUDGED) / HEIGHT),
+                )
+                for top in TOPS
+            ],
+        )
+        for left in range(0, width - JUDGED + 1, STRIDE)
+    ]
+
+
+def where(looked, name: str) -> list[int]:
     """Middles, in pixels from the left, of the squares that the character explains best."""
-    width, hits = picture.shape[1], []
-    for left in range(0, width - JUDGED + 1, STRIDE):
-        at_heights = [
-            scores_of(
-                picture,
-                (left / width, top / HEIGHT, (left + JUDGED) / width, (top + JUDGED) / HEIGHT),
-            )
-            for top in TOPS
-        ]
+    hits = []
+    for middle, at_heights in looked:
         scores = max(at_heights, key=lambda scores: scores[name])
         if scores[name] >= FOUND and scores[name] == max(scores.values()):
-            hits.append((scores[name], left + JUDGED // 2))
+            hits.append((scores[name], middle))
     middles: list[int] = []
     for _, middle in sorted(hits, reverse=True):
         if all(abs(middle - other) > APART for other in middles):
@@ -97,9 +109,9 @@ def where(picture: np.ndarray, name: str) -> list[int]:
 def judge(picture: np.ndarray, question: Question) -> tuple[list[bool], int]:
     """Whether each region has its character, and how many characters stand where they were not
     asked for."""
-    right, elsewhere = [], 0
+    right, elsewhere, looked = [], 0, looked_at(picture)
     for name, (left, end) in zip(question.names, question.spans, strict=True):
-        inside = [left - BESIDE <= middle <= end + BESIDE for middle in where(picture, name)]
+        inside = [left - BESIDE <= middle <= end + BESIDE for middle in where(looked, name)]
         right.append(any(inside))
         elsewhere += len(inside) - sum(inside)
     return right, elsewhere
