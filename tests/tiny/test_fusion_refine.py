@@ -13,6 +13,7 @@ from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fused import apply_fused
 from mix_of_show.mos_core.records import WeightedConcept
+from mix_of_show.nodes.fuse import FuseConcepts
 from support.sampling import draw, encode
 from support.tiny_models import golden_unet
 
@@ -191,6 +192,29 @@ def test_recomputing_activations_as_on_a_gpu_changes_nothing(
     assert entered
     for name, (before, after) in refined[0].metadata["refined"].items():
         assert fused.metadata["refined"][name] == pytest.approx([before, after], rel=0.02)
+
+
+def test_the_node_gives_models_a_fusion_a_report_and_a_chart(unet, clip, concepts):
+    node = FuseConcepts.execute(
+        unet,
+        clip,
+        two_of(concepts),
+        solver="exact",
+        steps=1,
+        width=128,
+        height=128,
+        seed=0,
+        ridge=0.02,
+        text_rows="all tokens",
+        prompts="a {}\n",
+        anchor_prompts="a tree",
+        refine_steps=1,
+    )
+    model, coder, fused, report, chart = node.args
+    assert fused.metadata["refined"].keys() == {"edlora_a", "edlora_b", "the base model"}
+    assert "the base model: " in report
+    assert chart.shape[0] == 1
+    assert torch.isfinite(prediction(model, coder, "a <a1> <a2>")).all()
 
 
 def test_refine_steps_out_of_range_are_refused():
