@@ -45,7 +45,7 @@ def bypass(prompt, kind):
 
 
 def with_a_fusion(prompt, client, object_info):
-    """For a workflow that loads a fusion: one that the workflow fuse_concepts has just saved."""
+    """A workflow that loads a fusion, with one that the workflow fuse_concepts has just saved."""
     fusing = to_prompt(read_workflow(CLONE / "workflows" / "fuse_concepts.json"), object_info)
     client.run(override(fusing, {"steps": 1, "refine_steps": 2}), timeout=600).check()
     info = client.object_info()["MOS_LoadFused"]["input"]["required"]["fused_name"]
@@ -62,11 +62,7 @@ def test_a_shipped_workflow_runs(file, client, object_info, request):
     workflow = read_workflow(file)
     prompt = to_prompt(workflow, object_info)
     if workflow.get("extra", {}).get("mos", {}).get("needs_files"):
-        loads_fusion = any(node["class_type"] == "MOS_LoadFused" for node in prompt.values())
-        if loads_fusion:
-            prompt = with_a_fusion(prompt, client, object_info)
-        else:
-            prompt = with_stand_ins(prompt)
+        prompt = with_stand_ins(prompt)
     steps = request.config.getoption("--steps")
     if steps and any("steps" in node["inputs"] for node in prompt.values()):
         prompt = override(prompt, {"steps": steps})
@@ -76,6 +72,13 @@ def test_a_shipped_workflow_runs(file, client, object_info, request):
     assert outcome.outputs, "the workflow shows and saves nothing"
     for picture in outcome.pictures:
         assert pixels(client, picture).std() > 0, f"{picture.filename} is of one colour"
+
+
+def test_a_fusion_that_was_just_saved_loads_in_another_workflow(client, object_info):
+    prompt = to_prompt(read_workflow(CLONE / "workflows" / "load_fused.json"), object_info)
+    prompt = with_a_fusion(override(prompt, {"steps": 2}), client, object_info)
+    assert not node_of(prompt, "MOS_LoadFused")["inputs"]["fused_name"].startswith("demo: ")
+    assert client.run(prompt, timeout=600).check().pictures
 
 
 @pytest.mark.parametrize("batch", [1, 4])
