@@ -2,7 +2,9 @@
 
     python demo/make_concepts.py --sprites demo/sprites.npz --out demo
 
-Captions say `<TOK>` for the concept. `concepts.json` lists the characters and their class words.
+The character stands alone, in pairs, and in wide pictures at each of three places, with itself and
+with characters that the base model knows. Captions say `<TOK>` for the concept. `concepts.json`
+lists the characters and their class words.
 """
 
 import argparse
@@ -11,30 +13,41 @@ import re
 from pathlib import Path
 
 import numpy as np
-from characters import held_out_characters
+from characters import base_characters, held_out_characters
 from compose import BACKGROUNDS, article, compose, read_sprites
 from PIL import Image
+
+# Who stands in a picture, from left to right: the concept (C) or somebody else (o). Three are wide.
+CASTS = (
+    *["C"] * 7,
+    *["CC"] * 3, *["Co", "oC"] * 2,
+    *["CCC"] * 3, "Coo", "oCo", "ooC",
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=11)
     args = parser.parse_args()
     sprites, concepts = read_sprites(args.sprites), []
+    known = [character.word for character in base_characters()]
     for number, character in enumerate(held_out_characters()):
         rng = np.random.default_rng([args.seed, number])
         folder = args.out / "concepts" / character.word
         folder.mkdir(parents=True, exist_ok=True)
-        backgrounds = rng.permutation(np.resize(BACKGROUNDS, args.pictures))
-        for i, background in enumerate(backgrounds, 1):
-            scene = compose(sprites, [character.word], str(background), "square", rng, args.size)
-            caption = re.sub(rf"^{article(character.word)}\b", "a <TOK>", scene.caption)
+        backgrounds = rng.permutation(np.resize(BACKGROUNDS, len(CASTS)))
+        for i, (cast, background) in enumerate(zip(CASTS, backgrounds, strict=True), 1):
+            others = iter(rng.choice(known, len(cast), replace=False))
+            words = [character.word if who == "C" else str(next(others)) for who in cast]
+            shape = "wide" if len(cast) > 2 else "square"
+            scene = compose(sprites, words, str(background), shape, rng, args.size)
+            caption = re.sub(rf"\b{article(character.word)}\b", "a <TOK>", scene.caption)
+            own = [m for m, word in zip(scene.masks, words, strict=True) if word == character.word]
             Image.fromarray(scene.picture).save(folder / f"{i:02d}.jpg", quality=95, subsampling=0)
-            Image.fromarray(scene.masks[0]).save(folder / f"{i:02d}.mask.png", optimize=True)
+            Image.fromarray(np.max(own, axis=0)).save(folder / f"{i:02d}.mask.png", optimize=True)
             (folder / f"{i:02d}.txt").write_text(caption + "\n", encoding="utf-8")
         concepts.append(
             {

@@ -14,7 +14,7 @@ from ..mos_core.records import WeightedConcept
 from ..mos_core.train.curve import draw_curve
 from ..mos_core.train.folder import folder_fingerprint, read_training_folder
 from ..mos_core.train.pictures import unpack_batches
-from ..mos_core.train.settings import LAYERS, MASKED_LOSS, REGULARISATION, TrainSettings
+from ..mos_core.train.settings import LAYERS, MASKED_LOSS, REGULARISATION, SHAPES, TrainSettings
 from ..mos_core.train.sheet import draw_sheet
 from .folders import list_training, save_folder, training_path
 from .progress import send_text
@@ -101,7 +101,7 @@ class TrainEDLoRA(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "resolution", default=d.resolution, min=64, max=2048, step=8,
-                    tooltip="Side of the square views that are trained on; 512 for SD1.5.",
+                    tooltip="Short side, in pixels, of what is trained on; 512 for SD1.5.",
                 ),
                 io.Int.Input(
                     "views", default=d.views, min=1, max=64,
@@ -159,6 +159,12 @@ class TrainEDLoRA(io.ComfyNode):
                 ),
                 io.String.Input(
                     "concept_name", default="concept", tooltip="The concept's name in reports."
+                ),
+                io.Combo.Input(
+                    "shape", options=list(SHAPES), default=d.shape, optional=True,
+                    tooltip="square: whole pictures are padded to a square, as published. as the "
+                    "image: wide pictures stay wide, so that places are learnt; a step of them "
+                    "costs more.",
                 ),
                 io.Mask.Input(
                     "masks", optional=True,

@@ -70,7 +70,10 @@ def train_concept(
     with autograd_on():
         images = [image.detach().clone().float().cpu() for image in images]
         masks = [mask.detach().clone().float().cpu() for mask in masks]
-        views = make_views(images, masks, texts, settings.resolution, settings.views, settings.seed)
+        square = settings.shape == "square"
+        views = make_views(
+            images, masks, texts, settings.resolution, settings.views, settings.seed, square
+        )
         trainable = make_trainable(
             starts,
             text_module_shapes(clip.cond_stage_model, settings.layers),
@@ -108,14 +111,14 @@ def check_tokens_free(clip, tokens: Sequence[str]) -> None:
             raise TrainError(f"{token} already is a word of the text encoder; choose another token")
 
 
-def encode_views(model, vae, views) -> torch.Tensor:
-    """(views, 4, size / 8, size / 8), float32 on the CPU, in the scale that the UNet sees."""
+def encode_views(model, vae, views) -> list[torch.Tensor]:
+    """(4, height / 8, width / 8) of each, float32 on the CPU, in the scale that the UNet sees."""
     latents = []
     for view in views:
         comfy.model_management.throw_exception_if_processing_interrupted()
         latents.append(model.model.process_latent_in(vae.encode(view.pixels[None])).float().cpu())
     with torch.inference_mode(False):
-        return torch.cat(latents).clone()
+        return [latent[0].clone() for latent in latents]
 
 
 __all__ = ["StopTraining", "train_concept"]

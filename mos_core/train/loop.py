@@ -69,7 +69,7 @@ def train(
     session,
     trainable: TrainableConcept,
     views: Sequence[View],
-    latents: torch.Tensor,
+    latents: Sequence[torch.Tensor],
     settings: TrainSettings,
     on_step: Callable[[Progress], None],
     resume: Concept | None = None,
@@ -77,15 +77,17 @@ def train(
 ) -> tuple[Concept, Progress]:
     """Trains until `settings.steps`, or until `on_step` raises StopTraining.
 
-    session: patch.train_session.TrainSession, open. latents: (views, 4, h, w), the model's own
-    scale. Returns the concept (with what is needed to resume, if it is not finished) and the
+    session: patch.train_session.TrainSession, open. latents: (4, h, w) of every view, the
+    model's own scale. Returns the concept (with what is needed to resume, if it is not finished) and the
     losses. Raises TrainError if the loss is not finite before anything was learnt.
     """
     optimizer = make_optimizer(trainable, settings)
     progress = Progress(restore(optimizer, trainable, resume), settings.steps)
-    h, w = latents.shape[2:]
     masked = settings.masked_loss == "mask"
-    weights = torch.stack([loss_weight(view, masked, h, w) for view in views])  # (views, 1, h, w)
+    weights = [  # (1, h, w) each
+        loss_weight(view, masked, *clean.shape[1:])
+        for view, clean in zip(views, latents, strict=True)
+    ]
     scaler = torch.amp.GradScaler(
         torch.device(session.device).type, enabled=session.needs_loss_scaling
     )
@@ -140,8 +142,8 @@ def step_loss(session, trainable, views, latents, weights, settings: TrainSettin
     """The loss of one micro-batch, a scalar tensor with a graph."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + micro + 1)
     rng = random.Random(settings.seed * 1_000_003 + micro + 1)
-    batch = pick_batch(len(views), micro, settings)
-    clean = latents[batch]
+    batch = pick_batch([clean.shape for clean in latents], micro, settings)
+    clean = torch.stack([latents[i] for i in batch])
     noise = torch.randn(clean.shape, generator=generator)
     if settings.noise_offset:
         offset = torch.randn(*clean.shape[:2], 1, 1, generator=generator)
@@ -155,7 +157,8 @@ def step_loss(session, trainable, views, latents, weights, settings: TrainSettin
     prediction, target, maps = session.predict(
         clean, noise, times, context, select if regularise else None
     )
-    loss = masked_mse(prediction, target, weights[batch].to(prediction.device))
+    weight = torch.stack([weights[i] for i in batch])
+    loss = masked_mse(prediction, target, weight.to(prediction.device))
     if regularise:
         mask = torch.stack([views[i].mask for i in batch])[:, None].to(prediction.device)
         whole = settings.regularisation == "whole object"
@@ -163,14 +166,28 @@ def step_loss(session, trainable, views, latents, weights, settings: TrainSettin
     return loss
 
 
-def pick_batch(count: int, micro: int, settings: TrainSettings) -> list[int]:
-    """Indices of one micro-batch: every view once per round, in an order drawn per round."""
-    picked = []
-    for position in range(micro * settings.batch_size, (micro + 1) * settings.batch_size):
-        order = list(range(count))
-        random.Random(settings.seed * 7_919 + position // count).shuffle(order)
-        picked.append(order[position % count])
-    return picked
+def pick_batch(shapes: Sequence, micro: int, settings: TrainSettings) -> list[int]:
+    """Indices of one micro-batch, all of one shape: the shapes take turns as often as they have
+    batches, and every view of a shape comes once per round, both in an order drawn per round."""
+    views: dict = {}
+    for index, shape in enumerate(shapes):
+        views.setdefault(shape, []).append(index)
+    size = settings.batch_size
+    turns = [shape for shape, own in views.items() for _ in range(math.ceil(len(own) / size))]
+    rounds, turn = divmod(micro, len(turns))
+    order = shuffled(turns, settings.seed, rounds)
+    shape, own = order[turn], views[order[turn]]
+    nth = rounds * turns.count(shape) + order[:turn].count(shape)  # batch of this shape
+    return [
+        shuffled(own, settings.seed, position // len(own))[position % len(own)]
+        for position in range(nth * size, (nth + 1) * size)
+    ]
+
+
+def shuffled(items: Sequence, seed: int, rounds: int) -> list:
+    items = list(items)
+    random.Random(seed * 7_919 + rounds).shuffle(items)
+    return items
 
 
 def freeze_embeddings(trainable: TrainableConcept, settings: TrainSettings) -> bool:

@@ -1,4 +1,4 @@
-"""Training pictures of any size -> square views with masks.
+"""Training pictures of any size -> views of the training resolution, with masks.
 
 Frames: pictures are (height, width, 3) in 0..1, masks (height, width) in 0..1.
 """
@@ -11,13 +11,16 @@ import torch.nn.functional as F
 
 from .settings import TrainError
 
+LONGEST = 4  # times the short side; a view of a picture's own shape is cut there
+GRID = 64  # pixels; of the long side, so that pictures of nearly one shape share batches
+
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One square view of a picture.
+    """One view of a picture.
 
-    pixels: (size, size, 3) in 0..1; mask: (size, size) where the concept is, or None;
-    valid: (size, size), 1 where the view shows picture, 0 where it was padded.
+    pixels: (height, width, 3) in 0..1; mask: (height, width) where the concept is, or None;
+    valid: (height, width), 1 where the view shows picture, 0 where it was padded.
     """
 
     pixels: torch.Tensor
@@ -65,19 +68,27 @@ def make_views(
     size: int,
     views: int,
     seed: int,
+    square: bool = True,
 ) -> list[View]:
-    """`views` square views per picture: the whole picture, then random crops (Mix-of-Show)."""
+    """`views` views per picture: the whole picture, then random crops (Mix-of-Show).
+
+    square: every view is size x size, as published; else the short side is `size` and the long one
+    follows the picture.
+    """
     if len(masks) == 1:
         masks = list(masks) * len(images)
     generator = torch.Generator().manual_seed(seed)
     made = []
     for i, image in enumerate(images):
         mask = masks[i] if masks else None
+        height, width = (size, size) if square else shape_of_view(image, size)
         shown = torch.ones_like(image[..., 0]) if mask is None else mask
         stack = torch.cat([image[..., :3], shown[..., None]], -1).float()
         stack = stack.movedim(-1, 0)[None]  # (1, 4, height, width)
         for number in range(views):
-            view, valid = fit_whole(stack, size) if number == 0 else crop(stack, size, generator)
+            view, valid = (
+                crop(stack, height, width, generator) if number else fit_whole(stack, height, width)
+            )
             made.append(
                 View(
                     view[0, :3].movedim(0, -1).clamp(0, 1),
@@ -89,31 +100,48 @@ def make_views(
     return made
 
 
-def fit_whole(stack: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The whole picture inside the square, padded. (1, c, h, w) -> (1, c, size, size), valid."""
+def shape_of_view(image: torch.Tensor, size: int) -> tuple[int, int]:
+    """Height and width of a view with the picture's own shape: short side `size`, long side a
+    multiple of GRID away from it."""
+    h, w = image.shape[:2]
+    longer = max(h, w) / min(h, w) * size
+    longer = min(size + round((longer - size) / GRID) * GRID, LONGEST * size)
+    return (longer, size) if h > w else (size, longer)
+
+
+def fit_whole(
+    stack: torch.Tensor, height: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The whole picture inside the view, padded. (1, c, h, w) -> (1, c, height, width), valid."""
     h, w = stack.shape[2:]
-    scale = size / max(h, w)
+    scale = min(height / h, width / w)
     resized = resize(stack, max(8, round(h * scale)), max(8, round(w * scale)))
     h, w = resized.shape[2:]
-    top, left = (size - h) // 2, (size - w) // 2
-    padded = stack.new_zeros(1, stack.shape[1], size, size)
+    top, left = (height - h) // 2, (width - w) // 2
+    padded = stack.new_zeros(1, stack.shape[1], height, width)
     padded[:, :3] = 0.5
-    valid = stack.new_zeros(size, size)
+    valid = stack.new_zeros(height, width)
     padded[:, :, top : top + h, left : left + w] = resized
     valid[top : top + h, left : left + w] = 1
     return padded, valid
 
 
 def crop(
-    stack: torch.Tensor, size: int, generator: torch.Generator, smallest: float = 0.75
+    stack: torch.Tensor,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    smallest: float = 0.75,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random crop, at least `smallest` of the short side, as (1, c, size, size), valid."""
+    """A random crop of the view's shape, at least `smallest` of the largest one that the picture
+    holds, as (1, c, height, width), valid."""
     h, w = stack.shape[2:]
     share, y, x = torch.rand(3, generator=generator).tolist()
-    side = max(8, round(min(h, w) * (smallest + (1 - smallest) * share)))
-    top, left = round(y * (h - side)), round(x * (w - side))
-    cut = stack[:, :, top : top + side, left : left + side]
-    return resize(cut, size, size), stack.new_ones(size, size)
+    scale = min(h / height, w / width) * (smallest + (1 - smallest) * share)
+    rows, columns = max(8, round(height * scale)), max(8, round(width * scale))
+    top, left = round(y * (h - rows)), round(x * (w - columns))
+    cut = stack[:, :, top : top + rows, left : left + columns]
+    return resize(cut, height, width), stack.new_ones(height, width)
 
 
 def resize(stack: torch.Tensor, height: int, width: int) -> torch.Tensor:

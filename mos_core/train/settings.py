@@ -14,6 +14,7 @@ class TrainError(MosError):
 REGULARISATION = ("off", "whole object", "part of the object")
 LAYERS = ("attention", "all linear")
 MASKED_LOSS = ("mask", "whole picture")
+SHAPES = ("square", "as the image")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TrainSettings:
     masked_loss: str = "mask"  # one of MASKED_LOSS
     shuffle_captions: bool = True
     views: int = 2  # per picture: 1 is the whole picture, more add random crops
-    resolution: int = 512
+    resolution: int = 512  # of the short side, pixels
+    shape: str = "square"  # of the views, one of SHAPES
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     checkpointing: bool = False
@@ -61,6 +63,7 @@ class TrainSettings:
             ("regularisation", REGULARISATION),
             ("layers", LAYERS),
             ("masked_loss", MASKED_LOSS),
+            ("shape", SHAPES),
         ):
             if getattr(self, name) not in choices:
                 raise TrainError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")

@@ -60,7 +60,7 @@ def test_the_concept_alone_is_put_into_templates():
 
 def test_the_whole_picture_is_padded_into_the_square_and_the_padding_does_not_count():
     stack = torch.ones(1, 4, 32, 64)
-    padded, valid = fit_whole(stack, 64)
+    padded, valid = fit_whole(stack, 64, 64)
     assert padded.shape == (1, 4, 64, 64)
     assert valid[16:48].eq(1).all()
     assert valid[:16].eq(0).all()
@@ -75,6 +75,26 @@ def test_views_of_mixed_sizes_have_one_size_and_their_own_captions():
     views = make_views(images, masks, ["a", "b"], 64, 3, seed=1)
     assert [v.caption for v in views] == list("aaabbb")
     assert all(v.pixels.shape == (64, 64, 3) and v.mask.shape == (64, 64) for v in views)
+
+
+def test_views_of_the_pictures_own_shape_have_the_short_side_and_lose_nothing():
+    wide, tall, odd = torch.rand(128, 384, 3), torch.rand(100, 50, 3), torch.rand(90, 100, 3)
+    views = make_views([wide, tall, odd], [], list("abc"), 128, 1, seed=1, square=False)
+    assert [tuple(v.pixels.shape[:2]) for v in views] == [(128, 384), (256, 128), (128, 128)]
+    torch.testing.assert_close(views[0].pixels, wide)
+    assert views[1].valid.eq(1).all()
+    assert views[2].valid.mean() > 0.85  # almost square: shares batches, with a little padding
+    (longest,) = make_views([torch.rand(16, 160, 3)], [], ["a"], 64, 1, seed=1, square=False)
+    assert longest.pixels.shape[:2] == (64, 256)
+
+
+def test_crops_of_the_pictures_own_shape_keep_the_proportions():
+    line = torch.linspace(0, 1, 384).expand(128, -1)[..., None].repeat(1, 1, 3)
+    _, *crops = make_views([line], [], ["a"], 128, 5, seed=2, square=False)
+    for view in crops:
+        shown = view.pixels[0, -1, 0] - view.pixels[0, 0, 0]  # share of the width
+        assert 0.7 < shown < 1
+        assert view.pixels.shape == (128, 384, 3)
 
 
 def test_crops_take_picture_and_mask_alike():
@@ -144,9 +164,19 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_every_view_is_seen_once_per_round():
     settings = TrainSettings(batch_size=3)
-    seen = [i for micro in range(4) for i in pick_batch(6, micro, settings)]
+    seen = [i for micro in range(4) for i in pick_batch([(4, 8, 8)] * 6, micro, settings)]
     assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
     assert seen[:6] != seen[6:]
+
+
+def test_a_batch_holds_one_shape_and_every_view_has_its_turn():
+    settings = TrainSettings(batch_size=2)
+    shapes = [(4, 8, 8)] * 4 + [(4, 8, 24)] * 2
+    batches = [pick_batch(shapes, micro, settings) for micro in range(6)]
+    assert all(len({shapes[i] for i in batch}) == 1 for batch in batches)
+    for rounds in (batches[:3], batches[3:]):
+        assert sorted(i for batch in rounds for i in batch) == list(range(6))
+    assert len({tuple(b) for b in batches}) > 3
 
 
 # --- loss, by hand ---------------------------------------------------------------------------

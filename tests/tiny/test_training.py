@@ -101,6 +101,26 @@ def test_two_runs_are_equal_and_checkpointing_changes_nothing(run):
         torch.testing.assert_close(tensor, flat(again)[name], rtol=1e-4, atol=1e-6)
 
 
+def test_pictures_of_several_shapes_train_together_in_their_own_shape(run, unet, pictures):
+    settings = replace(SETTINGS, shape="as the image", regularisation="whole object")
+    wide = torch.rand(64, 192, 3, generator=torch.Generator().manual_seed(2))
+    mask = torch.zeros(64, 192)
+    mask[8:40, 100:180] = 1
+    shapes = set()
+
+    def note(module, args):
+        shapes.add(tuple(args[0].shape[2:]))
+
+    seen = unet.model.diffusion_model.register_forward_pre_hook(note)
+    try:
+        given = {"images": [*pictures[0], wide], "masks": [*pictures[1], mask]}
+        _, progress = run(settings, **given)
+    finally:
+        seen.remove()
+    assert len(progress.losses) == 4
+    assert shapes == {(8, 8), (8, 24)}
+
+
 def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     whole, _ = run()
 
