@@ -1,11 +1,9 @@
 """The questions of regions_identity: concepts from left to right, a background, a layout; and who
-stands where in a picture that was drawn for one.
-
-The world's model draws at places of its own: of the three that a caption of three asks for in a
-picture 512 wide, for example, at about 70, 270 and 450 px, and at more places in wider ones. The
-regions lie around those places.
+stands where in a picture that was drawn for one. Regions are the equal parts of the picture, at the
+places where the concepts were learnt.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,13 +14,8 @@ from mix_of_show.mos_core.regions.region import Box, Region, Regions
 HEIGHT = 128
 PAIR = (" on the left", " on the right")
 THREE = (" on the left", " in the middle", " on the right")
-# Concepts -> width, regions from left to right in pixels, and the places of a caption.
-LAYOUTS = {
-    2: (128, ((0, 64), (64, 128)), PAIR),
-    3: (512, ((0, 150), (230, 340), (340, 512)), THREE),
-    5: (768, ((0, 128), (200, 308), (350, 490), (550, 660), (660, 768)), THREE),
-}
-FIVE = (" on the far left", " on the left", " in the middle", " on the right", " on the far right")
+FIVE = (" on the far left", *THREE, " on the far right")
+LAYOUTS = {2: (128, PAIR), 3: (384, THREE), 5: (512, FIVE)}  # concepts -> width, places
 BACKGROUNDS = ("snow", "green", "beach", "night", "meadow", "red")
 JUDGED = 72  # pixels; side of the square in which a character is looked for
 TOPS = (25, 33, 41)  # of that square
@@ -41,10 +34,12 @@ class Question:
         count = len(concepts)
         self.concepts = concepts
         self.names = [entry.concept.name for entry in concepts]
-        self.width, self.spans, places = LAYOUTS[count]
+        self.width, places = LAYOUTS[count]
+        edges = [round(self.width * i / count) for i in range(count + 1)]
+        self.spans = list(itertools.pairwise(edges))
         self.scene = f"{background} background"
         words = [entry.concept.trigger_words for entry in concepts]
-        self.stacked = sentence(words, places if count < 5 else FIVE, self.scene)
+        self.stacked = sentence(words, places, self.scene)
         regions = [
             Region(
                 sentence([word] * len(places), places, self.scene),

@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
+from _live_bytes import LiveBytes
 
 
 def clock(device: torch.device) -> float:
@@ -61,11 +62,14 @@ def compare(
     }
 
 
-def peak_memory(variant, latent: torch.Tensor, cfg: float) -> int | None:
-    """Bytes that a step needs at most on a GPU; None on the CPU."""
+def peak_memory(variant, latent: torch.Tensor, cfg: float) -> int:
+    """Bytes that a step needs at most, with the model's weights: what CUDA had allocated, or on a
+    CPU the tensors that were alive at one time."""
     device = comfy.model_management.get_torch_device()
     if device.type != "cuda":
-        return None
+        with LiveBytes() as live:
+            step_times(variant, latent, 2, cfg)
+        return live.peak + variant[0].model_size()
     torch.cuda.reset_peak_memory_stats(device)
     step_times(variant, latent, 2, cfg)
     return torch.cuda.max_memory_allocated(device)

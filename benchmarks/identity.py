@@ -2,8 +2,9 @@
 
 scripts/bench identity [--checkpoint demo/models/miniature.safetensors] [--steps 20] [--seeds 5]
 
-Draws each base character alone and pairs in the asked order, over fixed prompts and seeds, and
-says how good the judge itself is on composed pictures that went through the model's VAE.
+Draws each base character alone, pairs in the asked order, and threes in a wide picture, over fixed
+prompts and seeds, and says how good the judge itself is on composed pictures that went through the
+model's VAE.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def arguments():
         "--alone", type=int, default=48, help="characters drawn alone, each by name"
     )
     parser.add_argument("--pairs", type=int, default=48, help="pairs drawn in the asked order")
+    parser.add_argument("--threes", type=int, default=0, help="threes in wide pictures")
     parser.add_argument("--judged", type=int, default=300, help="composed pictures for the judge")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of what was drawn")
     return parser.parse_args()
@@ -91,6 +93,7 @@ def share_right(models, groups, args, sheet=None) -> tuple[float, dict]:
     shares = {}
     for number, words in enumerate(groups):
         settings = {"cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
+        settings["width"] = 384 if len(words) == 3 else 128
         pictures = draw(
             models, prompt_of(words, number), range(args.seeds), steps=args.steps, **settings
         )
@@ -130,21 +133,25 @@ def main() -> None:
     half = len(words) // 2
     pairs = [[words[i], words[(i * 7 + half) % len(words)]] for i in range(len(words))]
     pairs = [pair for pair in pairs if pair[0] != pair[1]][: args.pairs]
+    steps = ((1, 0), (5, 17), (11, 31))
+    threes = [[words[(i * a + b) % len(words)] for a, b in steps] for i in range(args.threes)]
     words = words[: args.alone]
     drawn: list = []
     single, by_word = share_right(models, [[word] for word in words], args, drawn)
     logging.info("alone: %.3f", single)
     paired, by_pair = share_right(models, pairs, args, drawn)
+    third, _ = share_right(models, threes, args)
     if args.save and drawn:
         save_sheet(drawn, args.save)
     result = {
         "single_right": round(single, 4),
         "pairs_both_right": round(paired, 4),
+        "threes_all_right": round(third, 4) if threes else None,
         "judge": judge_accuracy(models[2], args.judged) if args.judged else None,
         "never_right": [word for word, share in by_word.items() if share == 0],
         "by_word": by_word,
         "pairs_share": {pair: share for pair, share in by_pair.items() if share},
-        "pictures": (len(by_word) + len(by_pair)) * args.seeds,
+        "pictures": (len(by_word) + len(by_pair) + len(threes)) * args.seeds,
         "seconds": round(time.time() - start),
         "steps": args.steps,
         "cfg": args.cfg,

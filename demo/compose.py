@@ -38,7 +38,9 @@ PLACES = {
     2: {"left": 0.26, "right": 0.74},
     3: {"left": 0.18, "middle": 0.5, "right": 0.82},
     4: {"far left": 0.125, "left": 0.375, "right": 0.625, "far right": 0.875},
+    5: {"far left": 0.1, "left": 0.3, "middle": 0.5, "right": 0.7, "far right": 0.9},
 }
+WIDTHS = {"square": 1, "wide": 3, "row": 4}  # times the height
 NUMBER_ODDS = {"square": (0.4, 0.6, 0.0, 0.0), "wide": (0.1, 0.35, 0.4, 0.15)}
 # Now and then a character is named in two words, so that concepts of two tokens can be read too.
 ADJECTIVES = ("good", "cool", "nice", "small", "big", "bright", "dark")
@@ -128,9 +130,8 @@ def compose(
     size: int = 128,
     name_background: bool = True,
 ) -> Scene:
-    """One scene of `words` from left to right; `shape` "square" (size x size) or "wide" (3 size x
-    size)."""
-    width, n = (size if shape == "square" else 3 * size), len(words)
+    """One scene of `words` from left to right, `size` high; `shape` is one of WIDTHS."""
+    width, n = WIDTHS[shape] * size, len(words)
     picture = draw_background(background, width, size, rng)
     places = PLACES[n]
     if n == 1 and (shape == "wide" or rng.random() < 0.15):  # one alone may also stand aside

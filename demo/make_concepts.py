@@ -2,9 +2,9 @@
 
     python demo/make_concepts.py --sprites demo/sprites.npz --out demo
 
-The character stands alone, in pairs, and in wide pictures at each of three places, with itself and
-with characters that the base model knows. Captions say `<TOK>` for the concept. `concepts.json`
-lists the characters and their class words.
+The character stands alone, at each place beside characters that the base model knows, and with
+copies of itself at all of two, three or five places. Captions say `<TOK>` for the concept.
+`concepts.json` lists the characters and their class words.
 """
 
 import argparse
@@ -17,12 +17,13 @@ from characters import base_characters, held_out_characters
 from compose import BACKGROUNDS, article, compose, read_sprites
 from PIL import Image
 
-# Who stands in a picture, from left to right: the concept (C) or somebody else (o). Three are wide.
+# Who stands in a picture, from left to right: the concept (C) or somebody else (o).
 CASTS = (
-    *["C"] * 7,
-    *["CC"] * 3, *["Co", "oC"] * 2,
-    *["CCC"] * 3, "Coo", "oCo", "ooC",
+    *["C"] * 5, "CC", *["Co", "oC"] * 2,
+    *["CCC", "Coo", "oCo", "ooC"] * 2,
+    *["CCCCC"] * 2,
 )  # fmt: skip
+SHAPES = {1: "square", 2: "square", 3: "wide", 5: "row"}
 
 
 def main() -> None:
@@ -42,8 +43,7 @@ def main() -> None:
         for i, (cast, background) in enumerate(zip(CASTS, backgrounds, strict=True), 1):
             others = iter(rng.choice(known, len(cast), replace=False))
             words = [character.word if who == "C" else str(next(others)) for who in cast]
-            shape = "wide" if len(cast) > 2 else "square"
-            scene = compose(sprites, words, str(background), shape, rng, args.size)
+            scene = compose(sprites, words, str(background), SHAPES[len(cast)], rng, args.size)
             caption = re.sub(rf"\b{article(character.word)}\b", "a <TOK>", scene.caption)
             own = [m for m, word in zip(scene.masks, words, strict=True) if word == character.word]
             Image.fromarray(scene.picture).save(folder / f"{i:02d}.jpg", quality=95, subsampling=0)

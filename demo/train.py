@@ -71,8 +71,9 @@ class Cache:
         return captions[:, : next(ended, 77)] if short else captions
 
 
-def loss_of(unet, text, latents, ids, alphas, bf16: bool) -> torch.Tensor:
-    """Noise prediction, weighted by min(SNR, 5) / SNR (min-SNR, Hang et al. 2023)."""
+def loss_of(unet, text, latents, ids, alphas, bf16: bool, layout: float) -> torch.Tensor:
+    """Noise prediction, weighted by min(SNR, 5) / SNR (min-SNR, Hang et al. 2023), and where there
+    is more noise than picture by up to `layout` times more: places are decided there."""
     b, device = len(latents), latents.device
     t = (1000 * torch.rand(b, device=device) ** 0.65).long()  # oftener where shapes are decided
     noise, a = torch.randn_like(latents), alphas[t].view(-1, 1, 1, 1)
@@ -86,7 +87,8 @@ def loss_of(unet, text, latents, ids, alphas, bf16: bool) -> torch.Tensor:
             transformer_options=OPTIONS if bf16 and device.type == "cpu" else {},
         )
     snr = (a / (1 - a)).flatten()
-    return ((predicted.float() - noise).square().mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
+    weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, layout)
+    return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
 
 
 def main() -> None:
@@ -116,6 +118,9 @@ def main() -> None:
         "--crop-minutes", type=float, default=0, help="begin with small crops until then"
     )
     parser.add_argument("--crop-share", type=float, default=0.3, help="share of crops after that")
+    parser.add_argument(
+        "--layout", type=float, default=1.0, help="weight of the loss where places are decided"
+    )
     parser.add_argument("--drop", type=float, default=0.1)
     parser.add_argument(
         "--short-text", type=float, default=0.7, help="share of the time with 32 tokens"
@@ -240,7 +245,7 @@ def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> N
         for group in optimizer.param_groups:
             group["lr"] = rate
         latents, ids = next_batch(cache, args, minutes)
-        loss = loss_of(unet, text, latents, ids, alphas, not args.fp32)
+        loss = loss_of(unet, text, latents, ids, alphas, not args.fp32, args.layout)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -78,8 +78,8 @@ def train(
     """Trains until `settings.steps`, or until `on_step` raises StopTraining.
 
     session: patch.train_session.TrainSession, open. latents: (4, h, w) of every view, the
-    model's own scale. Returns the concept (with what is needed to resume, if it is not finished) and the
-    losses. Raises TrainError if the loss is not finite before anything was learnt.
+    model's own scale. Returns the concept (with what is needed to resume, if it is not finished)
+    and the losses. Raises TrainError if the loss is not finite before anything was learnt.
     """
     optimizer = make_optimizer(trainable, settings)
     progress = Progress(restore(optimizer, trainable, resume), settings.steps)

@@ -109,9 +109,7 @@ def shape_of_view(image: torch.Tensor, size: int) -> tuple[int, int]:
     return (longer, size) if h > w else (size, longer)
 
 
-def fit_whole(
-    stack: torch.Tensor, height: int, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fit_whole(stack: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The whole picture inside the view, padded. (1, c, h, w) -> (1, c, height, width), valid."""
     h, w = stack.shape[2:]
     scale = min(height / h, width / w)
