@@ -45,10 +45,10 @@ def make_rows(columns: int, rows: int, concepts: int, device) -> list[torch.Tens
     return made
 
 
-def make_deltas(columns: int, concepts: int, device) -> list[torch.Tensor]:
+def make_pairs(columns: int, concepts: int, device) -> list[LowRank]:
     generator = torch.Generator().manual_seed(columns + 1)
     pairs = torch.randn(concepts, 2, columns, 4, generator=generator) * columns**-0.5
-    return [(up @ down.T).to(device) for up, down in pairs]
+    return [LowRank(down.T.to(device), up.to(device)) for up, down in pairs]
 
 
 def published_lbfgs(rows, targets, columns: int) -> torch.Tensor:
@@ -89,12 +89,12 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def collect(rows, deltas, columns: int, device) -> LayerSums:
+def collect(rows, pairs, columns: int, device) -> LayerSums:
     sums = LayerSums.empty(columns, columns, device)
-    for x, delta in zip(rows, deltas, strict=True):
+    for x, pair in zip(rows, pairs, strict=True):
         gram = Gram(x.dtype)
         gram.add(x)
-        sums.add(gram, delta)
+        sums.add(gram, pair)
     return sums
 
 
@@ -129,8 +129,8 @@ def main() -> None:
     for columns in args.columns:
         count = int(args.share * STEPS * PIXELS.get(columns, 4096))
         rows = make_rows(columns, count, args.concepts, device)
-        deltas = make_deltas(columns, args.concepts, device)
-        targets = [x @ delta.T for x, delta in zip(rows, deltas, strict=True)]
+        pairs = make_pairs(columns, args.concepts, device)
+        targets = [x @ pair.delta().T for x, pair in zip(rows, pairs, strict=True)]
 
         def loss(delta, rows=rows, targets=targets):
             errors = [
@@ -139,7 +139,7 @@ def main() -> None:
             ]
             return (sum(errors) / len(errors)).item()
 
-        sums, summing = clocked(lambda: collect(rows, deltas, columns, device))  # noqa: B023
+        sums, summing = clocked(lambda: collect(rows, pairs, columns, device))  # noqa: B023
         exact, solving = clocked(lambda: solve_exact(sums, args.ridge))  # noqa: B023
         on_sums, sums_seconds = clocked(lambda: solve_lbfgs(sums, LBFGS_STEPS_SPATIAL))  # noqa: B023
         published, seconds = clocked(lambda: published_lbfgs(rows, targets, columns))  # noqa: B023

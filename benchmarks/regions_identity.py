@@ -4,7 +4,8 @@ scripts/bench regions_identity [--methods stack hooks fused composer ...] [--cou
     [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
-attention on the fused model. composer: Composer Attention Patch as it comes. composer-no-X: without
+attention on one fused model of all concepts of the folder; fused-prompt: that model with the one
+prompt, without regions. composer: Composer Attention Patch as it comes. composer-no-X: without
 one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but injection and
 isolation). composer-paper, composer-reference: its other injections.
 
@@ -38,21 +39,14 @@ from mix_of_show.mos_core.patch.regional import add_regional_attention
 from mix_of_show.mos_core.patch.regional_texts import encode_region_texts
 from mix_of_show.mos_core.records import WeightedConcept
 
-# What the fusion learns from, as in the shipped workflow fuse_concepts.
-SEEN = "red night green sea blue purple orange pink gray white yellow desert"
-FUSION_PROMPTS = tuple(f"a {{}}, {name} background" for name in SEEN.split())
-KEPT_PROMPTS = tuple(
-    f"{word} background"
-    for word in (
-        "an owl, blue", "a robot, snow", "a frog, pink", "a chef, black", "a dragon, meadow",
-        "a snail, gray",
-    )
-)  # fmt: skip
+FUSE_WORKFLOW = DEMO.parent / "workflows" / "fuse_concepts.json"
+FUSED: list = []  # MODEL and CLIP
 ABLATIONS = ("isolation", "enhancement", "fill", "restriction", "reinit", "guidance")
 METHODS = (
     "stack",
     "hooks",
     "fused",
+    "fused-prompt",
     "composer",
     *(f"composer-no-{part}" for part in ABLATIONS),
     "composer-paper",
@@ -82,6 +76,12 @@ def arguments():
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
     return parser.parse_args()
+
+
+def known_concepts(folder: Path) -> tuple[WeightedConcept, ...]:
+    return tuple(
+        WeightedConcept(read_concept(file)) for file in sorted(folder.glob("*.safetensors"))
+    )
 
 
 # -------------------------------------------------------------------------------- methods
@@ -124,28 +124,46 @@ def hooks(base, question, args, settings):
     return model, positive, negative
 
 
-FUSIONS: dict = {}
+def fusion_settings(args) -> FuseSettings:
+    """Those of the shipped workflow fuse_concepts, but for what was asked for."""
+    (node,) = [
+        node
+        for node in json.loads(FUSE_WORKFLOW.read_text(encoding="utf-8"))["nodes"]
+        if node["type"] == "MOS_FuseConcepts"
+    ]
+    names = [item["name"] for item in node["inputs"] if "widget" in item]
+    given = dict(zip(names, node["widgets_values"], strict=False))
+    return FuseSettings(
+        width=given["width"],
+        height=given["height"],
+        ridge=args.ridge,
+        text_rows=given["text_rows"],
+        steps=given["steps"],
+        prompts=tuple(given["prompts"].splitlines()),
+        anchor_prompts=tuple(given["anchor_prompts"].splitlines()),
+        refine_steps=args.refine_steps,
+    )
+
+
+def fuse_all(base, args):
+    """One model with all concepts of the folder; fused once."""
+    if not FUSED:
+        chain = known_concepts(args.folder)
+        result, _ = fuse_concepts(*base, chain, fusion_settings(args), lambda done, total: None)
+        FUSED.extend(apply_fused(*base, result))
+    return FUSED
 
 
 def fused(base, question, args, settings):
-    key = tuple(question.names)
-    if key not in FUSIONS:
-        chosen = FuseSettings(
-            width=HEIGHT,
-            height=HEIGHT,
-            ridge=args.ridge,
-            text_rows="all tokens",
-            steps=10,
-            prompts=FUSION_PROMPTS,
-            anchor_prompts=KEPT_PROMPTS,
-            refine_steps=args.refine_steps,
-        )
-        result, _ = fuse_concepts(*base, question.concepts, chosen, lambda done, total: None)
-        FUSIONS[key] = apply_fused(*base, result)
-    model, clip = FUSIONS[key]
+    model, clip = fuse_all(base, args)
     texts = encode_region_texts(clip, question.regions)
     model = add_regional_attention(model, question.regions, texts)
     return model, encode(clip, question.scene), encode(clip, "")
+
+
+def fused_prompt(base, question, args, settings):
+    model, clip = fuse_all(base, args)
+    return model, encode(clip, question.stacked), encode(clip, "")
 
 
 def composer(base, question, args, settings):
@@ -178,7 +196,8 @@ def draw(base, vae, question, method, args) -> np.ndarray:
     """(seeds, h, w, 3) in 0..1"""
     import comfy.sample
 
-    build = {"stack": stack, "hooks": hooks, "fused": fused}.get(method, composer)
+    others = {"stack": stack, "hooks": hooks, "fused": fused, "fused-prompt": fused_prompt}
+    build = others.get(method, composer)
     settings = settings_of(method, args)
     model, positive, negative = build(base, question, args, settings)
     shape = (1, 4, HEIGHT // 8, question.width // 8)
@@ -196,10 +215,7 @@ def main() -> None:
     args = arguments()
     with torch.inference_mode():
         *base, vae = load_miniature(args.checkpoint)
-        known = [
-            WeightedConcept(read_concept(file))
-            for file in sorted(args.folder.glob("*.safetensors"))
-        ]
+        known = known_concepts(args.folder)
         result: dict = {}
         for method in args.methods:
             rows = []

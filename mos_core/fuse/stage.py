@@ -85,8 +85,7 @@ class Stage:
             if group not in matrices:
                 matrices[group] = self.inputs[group].add(gram)
             pair = factors.get(module)
-            delta = None if pair is None else strength * pair.delta().flatten(1)
-            self.sums[module].add_target(matrices[group], delta)
+            self.sums[module].add_target(matrices[group], pair, strength)
             self.asked[module].append((strength, pair))
 
     def add_anchor(self, grams: Mapping[str, Gram], weight: float) -> None:

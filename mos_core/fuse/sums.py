@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..records import LowRank
 from .sketch import SKETCH_ROWS, sketch_of
 
 
@@ -95,17 +96,20 @@ class LayerSums:
         inputs = self.inputs
         return inputs.gram if inputs.anchor is None else inputs.gram + inputs.anchor
 
-    def add(self, gram: Gram, delta: torch.Tensor | None) -> None:
-        """One concept's rows; delta: (out, in), None for a concept that leaves the layer alone."""
-        self.add_target(self.inputs.add(gram), delta)
+    def add(self, gram: Gram, pair: LowRank | None) -> None:
+        """One concept's rows; pair: its delta, None for a concept that leaves the layer alone."""
+        self.add_target(self.inputs.add(gram), pair)
 
-    def add_target(self, matrix: torch.Tensor, delta: torch.Tensor | None) -> None:
-        """What a concept asks on rows that are in the inputs' sums already; matrix: their G."""
-        if delta is not None:
-            delta = delta.to(self.cross)
-            mapped = delta @ matrix
-            self.cross += mapped
-            self.energy += (mapped * delta).sum().item()
+    def add_target(self, matrix: torch.Tensor, pair: LowRank | None, strength: float = 1.0) -> None:
+        """What a concept asks on rows that are in the inputs' sums already; matrix: their G.
+
+        Its delta is never multiplied out: U D X^T X costs as much as the rank of U D.
+        """
+        if pair is not None:
+            up, down = (factor.flatten(1).to(self.cross) for factor in (pair.up, pair.down))
+            mapped = strength * down @ matrix  # (rank, in)
+            self.cross.addmm_(up, mapped)
+            self.energy += strength * ((up.T @ up) * (mapped @ down.T)).sum().item()
 
     def loss(self, delta: torch.Tensor) -> float:
         """Mean squared error per row and output of W0 + delta, (out, in), against the concepts'

@@ -10,6 +10,7 @@ from mix_of_show.mos_core.fuse.solve import (
     solve_lbfgs,
 )
 from mix_of_show.mos_core.fuse.sums import Gram, LayerSums
+from mix_of_show.mos_core.records import LowRank
 from support.golden import read_meta, read_tensors
 
 FILES = {"fusion": "fusion_layers", "fusion_variant": "fusion_variant_layers"}
@@ -40,6 +41,11 @@ def sums_of(rows: torch.Tensor, change: torch.Tensor, dtype=torch.float64) -> La
     sums.cross = change.T @ rows
     sums.energy = change.square().sum().item()
     return sums
+
+
+def as_pair(delta: torch.Tensor) -> LowRank:
+    """Any delta (out, in) as factors of full rank."""
+    return LowRank(delta, torch.eye(len(delta)))
 
 
 def mse(rows, change, delta) -> float:
@@ -88,7 +94,7 @@ def test_one_concept_gives_back_its_own_delta_on_the_span_of_its_inputs():
     delta, rows = torch.randn(6, 8).double(), torch.randn(5, 8).double()
     gram, sums = Gram(), LayerSums.empty(6, 8, "cpu")
     gram.add(rows)
-    sums.add(gram, delta)
+    sums.add(gram, as_pair(delta))
     solved = solve_exact(sums)
     torch.testing.assert_close(rows @ solved.T, rows @ delta.T)
     away = torch.linalg.svd(rows).Vh[5:]  # directions that no row has: W0 stays
@@ -101,7 +107,7 @@ def test_two_concepts_with_separate_inputs_both_get_what_they_ask_for():
     for i, delta in enumerate(deltas):
         gram = Gram()
         gram.add(torch.eye(4).double()[2 * i : 2 * i + 2])
-        sums.add(gram, delta)
+        sums.add(gram, as_pair(delta))
     solved = solve_exact(sums)
     torch.testing.assert_close(solved[:, :2], deltas[0][:, :2])
     torch.testing.assert_close(solved[:, 2:], deltas[1][:, 2:])
@@ -111,13 +117,26 @@ def test_two_concepts_with_separate_inputs_both_get_what_they_ask_for():
 def test_a_ridge_shrinks_towards_the_base_weight_and_an_anchor_holds_its_rows():
     gram, sums, delta = Gram(), LayerSums.empty(4, 4, "cpu"), torch.randn(4, 4).double()
     gram.add(torch.randn(50, 4).double())
-    sums.add(gram, delta)
+    sums.add(gram, as_pair(delta))
     norms = [solve_exact(sums, ridge).norm().item() for ridge in (0, 0.1, 10)]
     assert norms[0] > norms[1] > norms[2]
     anchor = Gram()
     anchor.add(torch.eye(4).double()[:1] * 100)
     sums.inputs.add_anchor(anchor, 1e6)
     assert solve_exact(sums)[:, 0].abs().max() < 1e-4
+
+
+def test_factors_and_strength_ask_for_what_their_product_asks():
+    rows = torch.randn(30, 8).double()
+    pair = LowRank(torch.randn(2, 8).double(), torch.randn(6, 2).double())
+    gram = Gram()
+    gram.add(rows)
+    sums = LayerSums.empty(6, 8, "cpu")
+    sums.add_target(sums.inputs.add(gram), pair, 0.7)
+    asked = 0.7 * pair.up @ pair.down
+    torch.testing.assert_close(sums.cross, asked @ gram.matrix)
+    assert sums.energy == pytest.approx((rows @ asked.T).square().sum().item())
+    assert sums.loss(asked) < 1e-12
 
 
 def test_the_order_of_concepts_does_not_matter():
@@ -128,6 +147,6 @@ def test_the_order_of_concepts_does_not_matter():
         for rows, delta in order:
             gram = Gram()
             gram.add(rows)
-            sums.add(gram, delta)
+            sums.add(gram, as_pair(delta))
         solved.append(solve_exact(sums))
     torch.testing.assert_close(*solved, rtol=1e-9, atol=1e-11)
