@@ -3,8 +3,8 @@
 scripts/bench train [--channels 320] [--size 512] [--batch 2] [--steps 3] [--dtype fp32] ...
 
 The step is the whole of it: text for 16 layers (one caption for the batch; --captions: one each),
-LoRA branches, loss, backward, AdamW. Bare: the UNet with frozen weights, gradient with respect to
-its text, same batch, same attention function, no LoRA, one narrow text.
+LoRA branches, loss, backward, AdamW. Bare: the UNet with frozen weights, gradients with respect
+to its two inputs, latent and text, same batch, same attention function, no LoRA, one narrow text.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        x = latents.to(session.device, dtype)
+        x = latents.to(session.device, dtype).requires_grad_()
         t = torch.full((args.batch,), 500.0, device=session.device)
         text = torch.randn(args.batch, 77, 768).to(x).requires_grad_()
         alike = {"optimized_attention_override": plain_attention}
@@ -89,7 +89,7 @@ def main() -> None:
             out.float().square().mean().backward()
             for module, saved in hooks.items():
                 module._forward_hooks.update(saved)
-            text.grad = None
+            text.grad = x.grad = None
 
         for number in range(args.steps + 1):  # the first of each warms up
             for name, work in (("bare", bare), ("step", step)):

@@ -42,9 +42,12 @@ def weight_branches(root: torch.nn.Module, deltas: Mapping[str, torch.Tensor], k
 def branch(pair: LowRank):
     def add(module, args, output):
         x = args[0]
-        down, up = pair.down.to(x.dtype), pair.up.to(x.dtype)
-        apply = F.linear if pair.down.ndim == 2 else F.conv2d
-        return output + apply(apply(x, down), up)
+        down, up = pair.down.to(x.dtype), pair.up.to(output.dtype)
+        if pair.down.ndim == 4:
+            return output + F.conv2d(F.conv2d(x, down).to(up), up)
+        # One operation on flat rows: its gradient is made contiguous once for both branches.
+        rows = F.linear(x, down).to(up).flatten(0, -2)
+        return torch.addmm(output.flatten(0, -2), rows, up.T).view(output.shape)
 
     return add
 
