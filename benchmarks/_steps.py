@@ -66,6 +66,7 @@ def peak_memory(variant, latent: torch.Tensor, cfg: float) -> int:
     """Bytes that a step needs at most, with the model's weights: what CUDA had allocated, or on a
     CPU the tensors that were alive at one time."""
     device = comfy.model_management.get_torch_device()
+    step_times(variant, latent, 2, cfg)  # another variant's weights leave, its own come
     if device.type != "cuda":
         with LiveBytes() as live:
             step_times(variant, latent, 2, cfg)
