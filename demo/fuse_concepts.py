@@ -7,17 +7,11 @@ the saved fusion, in fp16, as `<out>/three_concepts.safetensors`.
 """
 
 import argparse
-import sys
-import tempfile
 from pathlib import Path
 
-from train_concepts import read_changes
+from run_workflow import DEMO, read_changes, running
 
-DEMO = Path(__file__).absolute().parent
-sys.path.insert(0, str(DEMO.parent / "scripts"))
-
-from lib import environment, places  # noqa: E402
-from lib.problem import run_script  # noqa: E402
+from lib.problem import run_script
 
 KEPT = {"MOS_LoadMiniature", "MOS_LoadEDLoRA", "MOS_FuseConcepts", "MOS_SaveFused"}
 
@@ -41,25 +35,13 @@ def keep_half(saved: Path, kept: Path) -> None:
 
 def main() -> int:
     arguments = read_arguments()
-    comfyui = environment.enter(__file__)
-
-    from lib.client import Client
-    from lib.server import Server
-    from lib.workflow import override, read_workflow, to_prompt
-
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="mix-of-show-", ignore_cleanup_errors=True) as base,
-        Server(comfyui, Path(base), log=Path(base) / "server.log") as server,
-    ):
-        client = Client(server.address)
-        flow = read_workflow(places.WORKFLOWS / "fuse_concepts.json")
-        prompt = to_prompt(flow, client.object_info())
-        prompt = {id: node for id, node in prompt.items() if node["class_type"] in KEPT}
-        outcome = client.run(override(prompt, read_changes(arguments.changes))).check()
-        (saved,) = (Path(base) / "models" / "mix_of_show").glob("*.safetensors")
+    with running(__file__, "fuse_concepts") as run:
+        run.keep(KEPT.__contains__)
+        seconds = run(read_changes(arguments.changes))
+        (saved,) = (run.models / "mix_of_show").glob("*.safetensors")
         keep_half(saved, arguments.out / "three_concepts.safetensors")
-        print(f"fused in {outcome.seconds:.0f} s")
+        print(f"fused in {seconds:.0f} s")
     return 0
 
 

@@ -10,15 +10,11 @@ import argparse
 import json
 import os
 import shutil
-import sys
-import tempfile
 from pathlib import Path
 
-DEMO = Path(__file__).absolute().parent
-sys.path.insert(0, str(DEMO.parent / "scripts"))
+from run_workflow import DEMO, Problem, read_changes, running
 
-from lib import environment, places  # noqa: E402
-from lib.problem import Problem, run_script  # noqa: E402
+from lib.problem import run_script
 
 
 def read_arguments() -> argparse.Namespace:
@@ -41,52 +37,28 @@ def settings_of(concept: dict) -> dict:
     }
 
 
-def read_changes(pairs: list[str]) -> dict:
-    changes = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            changes[name] = json.loads(value)
-        except ValueError:
-            changes[name] = value
-    return changes
-
-
 def main() -> int:
     arguments = read_arguments()
     concepts = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
     concepts = concepts if isinstance(concepts, list) else concepts["concepts"]
     if arguments.names:
         concepts = [c for c in concepts if c["name"] in arguments.names]
-    comfyui = environment.enter(__file__)
 
-    from lib.client import Client
-    from lib.server import Server
-    from lib.workflow import override, read_workflow, to_prompt
+    def wanted(kind: str) -> bool:  # only the training and its save, not the concept's picture
+        return kind.startswith("MOS_") and kind != "MOS_ApplyConcepts"
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="mix-of-show-", ignore_cleanup_errors=True) as base,
-        Server(comfyui, Path(base), log=Path(base) / "server.log") as server,
-    ):
-        client = Client(server.address)
-        flow = read_workflow(places.WORKFLOWS / "train_a_concept.json")
-        plain = to_prompt(flow, client.object_info())
-        # Only the training and its save: the workflow's picture of the concept is not needed.
-        plain = {
-            id: node
-            for id, node in plain.items()
-            if node["class_type"].startswith("MOS_") and node["class_type"] != "MOS_ApplyConcepts"
-        }
+    with running(__file__, "train_a_concept") as run:
+        run.keep(wanted)
         for concept in concepts:
-            changes = {**settings_of(concept), **read_changes(arguments.changes)}
-            outcome = client.run(override(json.loads(json.dumps(plain)), changes))
-            if outcome.status != "success":
-                raise Problem(f"{concept['name']}: {outcome.status}\n{server.log_end()}")
-            loras = Path(base) / "models" / "loras"
-            saved = max(loras.rglob(f"{concept['name']}_*.safetensors"), key=os.path.getmtime)
-            shutil.copyfile(saved, arguments.out / f"{concept['name']}.safetensors")
-            print(f"{concept['name']}: {outcome.seconds:.0f} s", flush=True)
+            name = concept["name"]
+            try:
+                seconds = run({**settings_of(concept), **read_changes(arguments.changes)})
+            except Problem as problem:
+                raise Problem(f"{name}: {problem}") from None
+            found = (run.models / "loras").rglob(f"{name}_*.safetensors")
+            shutil.copyfile(max(found, key=os.path.getmtime), arguments.out / f"{name}.safetensors")
+            print(f"{name}: {seconds:.0f} s", flush=True)
     return 0
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .settings import TrainError
 
-LONGEST = 4  # times the short side; a view of a picture's own shape is cut there
+LONGEST = 4  # times the short side; still longer pictures are padded into such a view
 GRID = 64  # pixels; of the long side, so that pictures of nearly one shape share batches
 
 
