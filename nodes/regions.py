@@ -5,8 +5,9 @@ from comfy_api.latest import io, ui
 from ..mos_core.regions.from_boxes import add_boxes
 from ..mos_core.regions.from_colors import add_colors
 from ..mos_core.regions.from_masks import add_mask
-from ..mos_core.regions.layout_json import EMPTY_LAYOUT, parse_layout
+from ..mos_core.regions.layout_json import EMPTY_LAYOUT, format_layout, parse_layout
 from ..mos_core.regions.picture import draw_before, draw_regions
+from ..mos_core.regions.region import Regions
 from .progress import send_text
 from .schema import CATEGORY, MosLayout, MosRegions, schema
 
@@ -33,7 +34,7 @@ class RegionLayout(io.ComfyNode):
             node_id="MOS_RegionLayout",
             display_name="Region Layout",
             category=f"{CATEGORY}/regions",
-            description="Draw boxes on the picture and give each a prompt of its own.",
+            description="Draw boxes or masks on the picture and give each a prompt of its own.",
             search_aliases=["mix of show", "regional prompt", "boxes", "bounding boxes", "couple"],
             inputs=[
                 io.Int.Input("width", **SIZE, tooltip="Width of the picture in pixels."),
@@ -42,8 +43,9 @@ class RegionLayout(io.ComfyNode):
                     "layout",
                     default=EMPTY_LAYOUT,
                     socketless=True,
-                    tooltip="The boxes, drawn on the canvas: drag to draw, drag a box to move it, "
-                    "its handles to resize it. Saved as JSON, which API clients can write too.",
+                    tooltip="The regions, drawn on the canvas: drag to draw a box, drag it to move "
+                    "it, its handles to resize it; brush and lasso draw any shape. Saved as JSON, "
+                    "which API clients can write too.",
                 ),
                 MosRegions.Input(
                     "regions",
@@ -62,6 +64,8 @@ class RegionLayout(io.ComfyNode):
                 io.Image.Output(
                     display_name="picture", tooltip="The layout as a picture, to look at or save."
                 ),
+                io.Int.Output(display_name="width", tooltip="Width of the canvas in pixels."),
+                io.Int.Output(display_name="height", tooltip="Height of the canvas in pixels."),
             ],
         )
 
@@ -71,7 +75,9 @@ class RegionLayout(io.ComfyNode):
     ) -> io.NodeOutput:
         drawn = parse_layout(layout, width, height).after(regions)
         shown = tell_editor(drawn, regions, background)
-        return io.NodeOutput(drawn, draw_regions(drawn, background), ui=shown)
+        return io.NodeOutput(
+            drawn, draw_regions(drawn, background), drawn.width, drawn.height, ui=shown
+        )
 
 
 class RegionFromMask(io.ComfyNode):
@@ -207,12 +213,16 @@ class RegionsFromBoxes(io.ComfyNode):
 
 
 def tell_editor(drawn, before, background) -> dict:
-    """What the layout's canvas shows after a run: notes, and what lies under its boxes."""
-    shown = {
+    """What the layout's canvas shows after a run: notes, and what lies under its boxes; the regions
+    before them as a layout, to be edited there."""
+    shown: dict = {
         "mos_notes": list(drawn.notes),
         "mos_canvas": [drawn.width, drawn.height],
         "mos_before": [len(before.regions) if before else 0],
     }
+    if before is not None and before.regions:
+        fitted = Regions(drawn.width, drawn.height).after(before)
+        shown["mos_incoming"] = [format_layout(fitted)]
     picture = draw_before(before, drawn.width, drawn.height, background)
     if picture is not None:
         shown["mos_background"] = ui.PreviewImage(picture).as_dict()["images"]

@@ -28,21 +28,28 @@ RANK_TOGETHER = 64  # deltas up to this rank in sum run as one pair of products
 class Injection:
     """Which concept each region draws, and where its deltas act.
 
-    assigned: per region, a number in `concepts`, or None.
+    assigned: per region, a number in `concepts`, or None. strengths: per region, what its concept's
+    strength is multiplied by; empty: 1.
     """
 
     setting: str
     concepts: Concepts
     assigned: tuple[int | None, ...]
+    strengths: tuple[float, ...] = ()
 
     def __post_init__(self):
         assert self.setting in INJECTIONS
+        if not self.strengths:
+            object.__setattr__(self, "strengths", (1.0,) * len(self.assigned))
 
     def cross_factors(self, attention: str, part: str) -> list[LowRank | None]:
         """Per region, the factors of `part` of a cross-attention, with the concept's strength."""
         if part not in CROSS[self.setting]:
             return [None] * len(self.assigned)
-        return [self._factors(number, f"{attention}.{part}") for number in self.assigned]
+        return [
+            self._factors(number, f"{attention}.{part}", strength)
+            for number, strength in zip(self.assigned, self.strengths, strict=True)
+        ]
 
     @cached_property
     def elsewhere(self) -> dict[str, list[LowRank | None]]:
@@ -63,22 +70,24 @@ class Injection:
             for name in sorted(modules)
         }
 
-    def _factors(self, number: int | None, module: str) -> LowRank | None:
-        if number is None:
+    def _factors(self, number: int | None, module: str, strength: float = 1.0) -> LowRank | None:
+        if number is None or strength == 0:
             return None
         entry = self.concepts[number]
         pair = entry.concept.unet.get(module)
         if pair is None or entry.strength_model == 0:
             return None
-        return LowRank(pair.down.flatten(1), pair.up.flatten(1) * entry.strength_model)
+        up = pair.up.flatten(1) * (entry.strength_model * strength)
+        return LowRank(pair.down.flatten(1), up)
 
     def shares(self, regions: Sequence[Region], rows: int, columns: int) -> torch.Tensor:
-        """(concepts, cells) float32 on the CPU: each concept's share of each cell."""
+        """(concepts, cells) float32 on the CPU: each concept's share of each cell, times its
+        strength there."""
         part = shares(regions, rows, columns).flatten(1)
         total = torch.zeros(len(self.concepts), rows * columns)
         for region, number in enumerate(self.assigned):
             if number is not None:
-                total[number] += part[region]
+                total[number] += part[region] * self.strengths[region]
         return total
 
 

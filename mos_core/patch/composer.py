@@ -64,7 +64,12 @@ def apply_composer(
         model,
         regions,
         texts,
-        Injection(settings.injection, tuple(without(e, background) for e in known), assigned),
+        Injection(
+            settings.injection,
+            tuple(without(e, background) for e in known),
+            assigned,
+            tuple(region.strength for region in regions.regions),
+        ),
         "on" if settings.isolation else "off",
     )
     add_layerwise_text(patched)

@@ -50,6 +50,6 @@ def check_mask(mask: torch.Tensor, name: str) -> torch.Tensor:
     if mask.max() <= 0:
         raise RegionError(
             f"The mask of the region '{name}' is empty: all of it is black. Paint the region "
-            "white, invert the mask, or remove the node."
+            "white, invert the mask, or remove it."
         )
     return mask.clamp(0.0, 1.0)

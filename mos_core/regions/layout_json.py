@@ -1,11 +1,21 @@
 """The layout's JSON, as the Region Layout node saves it and API clients write it.
 
-{"version": 1, "canvas": [512, 512], "regions": [{"x": 32, "y": 0, "width": 200, "height": 480,
+{"version": 2, "canvas": [512, 512], "regions": [{"x": 32, "y": 0, "width": 200, "height": 480,
  "prompt": "a <wizard>", "negative": "", "weight": 1.0, "concept": null, "color": 0}]}
 
-Pixels of the canvas. Of a region only x, y, width and height must be there. Optional: `canvas`, the
-size in which the boxes are drawn (where it differs from the node's width and height, the boxes are
-scaled), and `color`, the number of the editor's colour. Unknown keys are left alone.
+Pixels of the canvas. Of a region only x, y, width and height must be there, or a mask. Optional:
+`canvas`, the size in which the regions are drawn (where it differs from the node's width and
+height, they are scaled), and of a region
+
+* `mask`: its shape in place of the box, as in mask_runs.py. x, y, width and height then only say
+  where it lies;
+* `depth`: where regions overlap, the larger depth is in front; null: as 0, and equals share;
+* `strength`: of the concept's LoRA in the region; 1 as it was loaded;
+* `reference`: name of a picture, for models that edit pictures;
+* `hidden`: true leaves the region out;
+* `locked`, `color`: of the editor alone.
+
+Version 1 has boxes only. Unknown keys are left alone.
 """
 
 import json
@@ -13,23 +23,25 @@ import math
 from typing import Any
 
 from ..errors import RegionError
+from .from_masks import check_mask
+from .mask_runs import describe_mask, read_mask, write_mask
 from .region import NAME_LENGTH, Box, Region, Regions
 
-VERSION = 1
+VERSION = 2
 FINEST_CELL = 8  # pixels of a cell of the finest feature map: the latent's (Stable Diffusion)
 EMPTY_LAYOUT = '{"version": 1, "regions": []}'
 
-WHAT_IT_IS = 'The layout is JSON: {"version": 1, "regions": [{"x", "y", "width", "height", ...}]}'
+WHAT_IT_IS = 'The layout is JSON: {"version": 2, "regions": [{"x", "y", "width", "height", ...}]}'
 SIDES = ("x", "y", "width", "height")
 
 
 def parse_layout(text: str, width: int, height: int) -> Regions:
     """The regions of a layout on a canvas of `width` x `height` pixels.
 
-    Boxes that reach over the canvas are clipped, with a note. Blank text is a layout without boxes.
-    Raises RegionError, naming the region by its prompt: no JSON, a newer version, a missing or
-    wrong value, a box without size, outside the canvas, or without a whole cell of the finest
-    feature map.
+    Boxes that reach over the canvas are clipped, masks of another shape stretched, hidden regions
+    left out, each with a note. Blank text is a layout without regions. Raises RegionError, naming
+    the region by its prompt: no JSON, a newer version, a missing or wrong value, a box without
+    size, outside the canvas, or without a whole cell of the finest feature map, an empty mask.
     """
     if width < 1 or height < 1:
         raise RegionError(f"The canvas is {width} x {height} pixels. Give it a width and height.")
@@ -37,29 +49,38 @@ def parse_layout(text: str, width: int, height: int) -> Regions:
     scale, notes = _scale(layout, width, height)
     regions = []
     for number, entry in enumerate(layout["regions"], start=1):
-        region, note = _region(entry, number, width, height, scale)
+        name = _name(entry, number)
+        if entry.get("hidden") is True:
+            notes.append(f"The region '{name}' is hidden and was left out.")
+            continue
+        region, note = _region(entry, name, width, height, scale)
         regions.append(region)
         notes += [note] if note else []
-    return Regions(width, height, tuple(regions), tuple(notes))
+    drawn = Regions(width, height, tuple(regions))
+    return Regions(width, height, drawn.regions, (*notes, *_covered(drawn)))
 
 
 def format_layout(regions: Regions) -> str:
-    """The JSON of the boxes among `regions`, the inverse of `parse_layout`. Masks have none."""
-    entries = [
-        {
-            "x": _whole(region.box.x0 * regions.width),
-            "y": _whole(region.box.y0 * regions.height),
-            "width": _whole((region.box.x1 - region.box.x0) * regions.width),
-            "height": _whole((region.box.y1 - region.box.y0) * regions.height),
+    """The JSON of `regions`, the inverse of `parse_layout`. Masks become black and white."""
+    entries = []
+    for region in regions.regions:
+        entry = {
+            **_sides(region, regions.width, regions.height),
             "prompt": region.prompt,
             "negative": region.negative,
             "weight": region.weight,
             "concept": region.concept,
-            **({} if region.color is None else {"color": region.color}),
         }
-        for region in regions.regions
-        if region.box is not None
-    ]
+        optional = {
+            "color": region.color,
+            "depth": region.depth,
+            "strength": None if region.strength == 1 else region.strength,
+            "reference": region.reference,
+            "mask": None
+            if region.mask is None
+            else write_mask(region.mask, regions.width, regions.height),
+        }
+        entries.append({**entry, **{k: v for k, v in optional.items() if v is not None}})
     canvas = [regions.width, regions.height]
     return json.dumps({"version": VERSION, "canvas": canvas, "regions": entries})
 
@@ -120,8 +141,8 @@ def _read(text: str) -> dict[str, Any]:
         raise RegionError(f"The layout's version is {version!r}, not a number. {WHAT_IT_IS}.")
     if version > VERSION:
         raise RegionError(
-            f"The layout is of version {version}; this pack reads version {VERSION}. Update the "
-            "pack."
+            f"The layout is of version {version}; this pack reads versions up to {VERSION}. Update "
+            "the pack."
         )
     return layout
 
@@ -140,26 +161,79 @@ def _scale(layout: dict[str, Any], width: int, height: int) -> tuple[tuple[float
     return (width / canvas[0], height / canvas[1]), [note]
 
 
-def _region(
-    entry: Any, number: int, width: int, height: int, scale: tuple[float, float]
-) -> tuple[Region, str | None]:
+def _name(entry: Any, number: int) -> str:
+    """How messages call a region. Raises RegionError for what is no region at all."""
     if not isinstance(entry, dict):
         raise RegionError(
             f"Region {number} of the layout is {entry!r}, not an object. {WHAT_IT_IS}."
         )
     prompt = _text(entry, "prompt", f"{number}")
-    name = Region(prompt).name if prompt.strip() else f"{number} (without a prompt)"
-    across, down = scale
-    x, y, w, h = (read_number(entry, side, name) for side in SIDES)
-    box, note = place_box((x * across, y * down, w * across, h * down), name, width, height)
-    weight = read_number(entry, "weight", name, 1.0)
-    if weight < 0:
-        raise RegionError(f"The region '{name}' has the weight {weight:g}. Weights are 0 or more.")
-    concept = _text(entry, "concept", name).strip() or None
+    return Region(prompt).name if prompt.strip() else f"{number} (without a prompt)"
+
+
+def _region(
+    entry: dict[str, Any], name: str, width: int, height: int, scale: tuple[float, float]
+) -> tuple[Region, str | None]:
+    box, mask = None, None
+    if entry.get("mask") is not None:
+        mask = check_mask(read_mask(entry["mask"], name), name)
+        note = describe_mask(mask, name, width, height)
+    else:
+        across, down = scale
+        x, y, w, h = (read_number(entry, side, name) for side in SIDES)
+        box, note = place_box((x * across, y * down, w * across, h * down), name, width, height)
     color = entry.get("color")
-    color = color if isinstance(color, int) else None
-    negative = _text(entry, "negative", name)
-    return Region(prompt, negative, weight, concept, box, color=color), note
+    region = Region(
+        _text(entry, "prompt", name),
+        _text(entry, "negative", name),
+        _not_negative(entry, "weight", name),
+        _text(entry, "concept", name).strip() or None,
+        box,
+        mask,
+        color if isinstance(color, int) else None,
+        None if entry.get("depth") is None else read_number(entry, "depth", name),
+        _not_negative(entry, "strength", name),
+        _text(entry, "reference", name).strip() or None,
+    )
+    return region, note
+
+
+def _covered(drawn: Regions) -> list[str]:
+    """A note for each region of which those in front leave nothing."""
+    rows, columns = max(1, drawn.height // FINEST_CELL), max(1, drawn.width // FINEST_CELL)
+    return [
+        f"The region '{region.name}' lies wholly behind others and has no effect. Bring it to the "
+        "front, or move it."
+        for region in drawn.regions
+        if region.in_front and region.weight > 0 and region.weights(rows, columns).max() <= 0
+    ]
+
+
+def _sides(region: Region, width: int, height: int) -> dict[str, float]:
+    """x, y, width, height in pixels: of a mask, of the box around what is white."""
+    if region.box is not None:
+        box = region.box
+    else:
+        assert region.mask is not None
+        rows, columns = region.mask.shape
+        down, across = (region.mask >= 0.5 * region.mask.max()).nonzero(as_tuple=True)
+        box = Box(
+            int(across.min()) / columns,
+            int(down.min()) / rows,
+            (int(across.max()) + 1) / columns,
+            (int(down.max()) + 1) / rows,
+        )
+    sides = (box.x0 * width, box.y0 * height, (box.x1 - box.x0) * width, (box.y1 - box.y0) * height)
+    return dict(zip(SIDES, map(_whole, sides), strict=True))
+
+
+def _not_negative(entry: dict[str, Any], key: str, name: str) -> float:
+    value = read_number(entry, key, name, 1.0)
+    if value < 0:
+        raise RegionError(
+            f"The region '{name}' has the {key} {value:g}. {key.capitalize()}s are 0 or more."
+        )
+    return value
 
 
 def read_number(entry: dict[str, Any], key: str, name: str, default: float | None = None) -> float:

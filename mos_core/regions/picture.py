@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from .region import Region, Regions
+from .region import Region, Regions, left_by
 
 # Okabe and Ito's colours, told apart with every kind of colour vision (black and grey left out).
 # The editor has the same, in the same order: PALETTE in web/region_layout/palette.js.
@@ -22,11 +22,12 @@ def draw_regions(regions: Regions, background: torch.Tensor | None = None) -> to
     """(1, height, width, 3) float32 in 0..1, as large as the canvas.
 
     background: an IMAGE (batch, height, width, channels); its first picture lies under the regions,
-    stretched to the canvas.
+    as large as fits, in the middle. Regions in front are drawn over those behind.
     """
     size = (regions.height, regions.width)
     canvas = _paper(size, background)  # (height, width, 3)
-    for color, region in zip(_colors(regions), regions.regions, strict=True):
+    drawn = zip(_colors(regions), regions.regions, strict=True)
+    for color, region in sorted(drawn, key=lambda pair: pair[1].depth or 0):
         cover = FILL * _cover(region, size)[..., None]
         canvas = canvas * (1 - cover) + torch.from_numpy(_rgb(color)) * cover
     picture = Image.fromarray((canvas.clamp(0, 1) * 255).round().byte().numpy())
@@ -49,12 +50,25 @@ def _paper(size: tuple[int, int], background: torch.Tensor | None) -> torch.Tens
     if background is None:
         return torch.full((*size, 3), PAPER)
     picture = background[:1, ..., :3].detach().float().cpu().movedim(-1, 1)
-    picture = F.interpolate(picture, size, mode="bilinear", antialias=True)
-    return picture[0].movedim(0, -1).expand(-1, -1, 3)
+    fit = min(size[0] / picture.shape[2], size[1] / picture.shape[3])
+    height, width = (
+        max(1, min(whole, round(fit * side)))
+        for whole, side in zip(size, picture.shape[2:], strict=True)
+    )
+    picture = F.interpolate(picture, (height, width), mode="bilinear", antialias=True)
+    paper = torch.full((*size, 3), PAPER)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    paper[top : top + height, left : left + width] = picture[0].movedim(0, -1)
+    return paper
 
 
 def _cover(region: Region, size: tuple[int, int]) -> torch.Tensor:
     """(height, width): what of each pixel belongs to the region."""
+    whole = _whole_cover(region, size)
+    return whole * left_by(region.in_front, *size) if region.in_front else whole
+
+
+def _whole_cover(region: Region, size: tuple[int, int]) -> torch.Tensor:
     if region.mask is not None:
         return F.interpolate(region.mask[None, None], size, mode="bilinear")[0, 0]
     cover = torch.zeros(size)

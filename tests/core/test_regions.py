@@ -166,7 +166,7 @@ def test_a_box_of_one_cell_on_the_grid_is_large_enough():
         ('{"version": 1, "regions": {}}', ["no list of regions"]),
         ('{"regions": []}', ["version is None"]),
         ('{"version": "1", "regions": []}', ["version is '1'"]),
-        ('{"version": 2, "regions": []}', ["version 2", "reads version 1", "Update"]),
+        ('{"version": 3, "regions": []}', ["version 3", "versions up to 2", "Update"]),
         ('{"version": 1, "canvas": [0, 512], "regions": []}', ["canvas is [0, 512]"]),
     ],
 )

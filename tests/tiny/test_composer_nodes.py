@@ -66,6 +66,19 @@ def test_one_concept_over_the_whole_canvas_is_that_concept_applied(unet, clip, l
     assert ((found - expected).norm() / expected.norm()).item() < 1e-4
 
 
+def test_half_a_strength_in_the_region_is_half_the_strength_of_the_concepts_lora(
+    unet, clip, loaded
+):
+    prompt, one = "photo of a <a1> <a2>", loaded[0]
+    half = (WeightedConcept(one.concept, 0.5 * one.strength_model, one.strength_clip),)
+    regions = Regions(256, 128, (Region(prompt, box=WHOLE, strength=0.5),))
+    model, text, _ = patch(unet, clip, loaded[:1], regions, **QUIET)
+    found = draw(model, text, cfg=1.0)
+    applied, applied_text = apply_concepts(unet, clip, half)
+    expected = draw(applied, applied_text, prompt, cfg=1.0)
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-4
+
+
 def test_the_background_concept_holds_outside_and_is_taken_away_inside(unet, clip, loaded):
     """A region of another concept over everything: as if there was no background concept."""
     regions = Regions(256, 128, (Region("photo of a <a1> <a2>", box=WHOLE),))

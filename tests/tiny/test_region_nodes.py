@@ -28,10 +28,12 @@ def test_the_layout_node_gives_regions_a_picture_and_what_the_editor_shows():
     output = nodes.RegionLayout.execute(512, 512, LAYOUT)
     assert prompts(output) == ["left", "right"]
     assert output.args[1].shape == (1, 512, 512, 3)
+    assert output.args[2:] == (512, 512)
     assert output.ui["mos_canvas"] == [512, 512]
     assert output.ui["mos_before"] == [0]
     assert "'right'" in output.ui["mos_notes"][0]
     assert "mos_background" not in output.ui
+    assert "mos_incoming" not in output.ui
 
 
 def test_a_layout_without_a_text_is_an_empty_one():
@@ -49,6 +51,11 @@ def test_regions_of_all_nodes_are_chained_in_order():
     assert output.ui["mos_before"] == [3]
     (picture,) = output.ui["mos_background"]
     assert picture["type"] == "temp"
+    (incoming,) = output.ui["mos_incoming"]  # to be edited on the canvas
+    again = nodes.RegionLayout.execute(512, 512, incoming).args[0].regions
+    for one, other in zip(again, chain.regions, strict=True):
+        assert one.prompt == other.prompt
+        assert torch.equal(one.weights(64, 64), other.weights(64, 64))
 
 
 def test_a_concept_without_a_name_is_none():

@@ -120,7 +120,7 @@ test("a layout that is loaded and not edited is saved as the same text", () => {
 test("a new layout has the canvas and what the interface says of a region", () => {
   const state = withBoxes(rect(32, 0, 200, 480));
   assert.deepEqual(saved(state), {
-    version: 1,
+    version: 2,
     canvas: [512, 512],
     regions: [
       { x: 32, y: 0, width: 200, height: 480, prompt: "", negative: "", weight: 1, concept: null, color: 0 },
@@ -142,7 +142,7 @@ test("keys that the editor does not know outlive an edit", () => {
 for (const [text, words] of [
   ["{", /cannot be read/],
   ["[]", /no list of regions/],
-  ['{"version": 2, "regions": []}', /version 2/],
+  ['{"version": 3, "regions": []}', /version 3/],
   ['{"version": 1, "regions": [{"x": 0}]}', /Region 1.*number as its y/],
   ['{"version": 1, "regions": [null]}', /Region 1/],
 ]) {

@@ -7,7 +7,7 @@
  *   color: number}} Box */
 /** @typedef {{canvas: Size | null, regions: Box[], rest: Record<string, unknown>}} Layout */
 
-export const VERSION = 1;
+export const VERSION = 2;
 
 /** @param {unknown} value */
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
