@@ -7,7 +7,7 @@ import comfy.sd1_clip
 import comfy.supported_models
 import torch
 
-from mix_of_show.mos_core.patch.miniature import SD15_TOPOLOGY
+from mix_of_show.mos_core.patch.host.miniature import SD15_TOPOLOGY
 
 SD15_UNET = {
     **SD15_TOPOLOGY,

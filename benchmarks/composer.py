@@ -19,11 +19,11 @@ from _models import random_sd15
 from _steps import compare, peak_memory
 
 from mix_of_show.mos_core.compose.injection import INJECTIONS, Injection
+from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.formats.parts import flatten_factors
-from mix_of_show.mos_core.layers import SD15, comfy_unet_key
-from mix_of_show.mos_core.patch.lora_branches import unet_module_shapes
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import RegionText
+from mix_of_show.mos_core.patch.host.branches import unet_module_shapes
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import RegionText
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mix_of_show.mos_core.formats import read_concept
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.miniature import load_miniature
+from mix_of_show.mos_core.patch.host.miniature import load_miniature
 from mix_of_show.mos_core.records import WeightedConcept
 
 BACKGROUNDS = ("red", "beach", "snow", "night")

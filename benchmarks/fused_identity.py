@@ -20,9 +20,9 @@ from identity import DEMO, draw, identities
 from mix_of_show.mos_core.formats import read_concept
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
-from mix_of_show.mos_core.patch.fused import apply_fused
-from mix_of_show.mos_core.patch.miniature import load_miniature
+from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fuse.fused import apply_fused
+from mix_of_show.mos_core.patch.host.miniature import load_miniature
 from mix_of_show.mos_core.records import WeightedConcept
 
 BACKGROUNDS = ("yellow", "beach", "desert", "white")

@@ -130,7 +130,7 @@ def main() -> None:
         count = int(args.share * STEPS * PIXELS.get(columns, 4096))
         rows = make_rows(columns, count, args.concepts, device)
         pairs = make_pairs(columns, args.concepts, device)
-        targets = [x @ pair.delta().T for x, pair in zip(rows, pairs, strict=True)]
+        targets = [x @ pair.matrix().T for x, pair in zip(rows, pairs, strict=True)]
 
         def loss(delta, rows=rows, targets=targets):
             errors = [

@@ -19,10 +19,10 @@ from composer import WIDTH, boxes, composed, random_concept, text
 
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
-from mix_of_show.mos_core.layers import SD15
-from mix_of_show.mos_core.patch import guided_run
-from mix_of_show.mos_core.patch.guidance import Guidance, add_guidance
-from mix_of_show.mos_core.patch.lora_branches import unet_module_shapes
+from mix_of_show.mos_core.families.unet import SD15
+from mix_of_show.mos_core.patch.compose import guided_run
+from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
+from mix_of_show.mos_core.patch.host.branches import unet_module_shapes
 from mix_of_show.mos_core.regions.region import Region, Regions
 
 

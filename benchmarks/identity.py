@@ -126,7 +126,7 @@ def judge_accuracy(vae, count: int) -> dict:
 
 def main() -> None:
     args = arguments()
-    from mix_of_show.mos_core.patch.miniature import load_miniature
+    from mix_of_show.mos_core.patch.host.miniature import load_miniature
 
     models, start = load_miniature(args.checkpoint), time.time()
     words = [character.word for character in base_characters()]

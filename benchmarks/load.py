@@ -26,9 +26,9 @@ import torch
 from _models import random_clip, random_sd15
 
 import nodes
+from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.formats.parts import build_concept
-from mix_of_show.mos_core.layers import SD15, comfy_unet_key
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.records import LowRank, WeightedConcept
 

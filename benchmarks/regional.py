@@ -17,8 +17,8 @@ from _models import random_sd15
 from _steps import compare, peak_memory
 
 import nodes
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import RegionText
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import RegionText
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 
 COUNTS = (1, 2, 4, 8)

@@ -30,13 +30,13 @@ from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.formats import read_concept
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.composer import ComposerSettings, apply_composer
-from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
-from mix_of_show.mos_core.patch.fused import apply_fused
-from mix_of_show.mos_core.patch.layerwise_model import add_layerwise_text
-from mix_of_show.mos_core.patch.miniature import load_miniature
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import encode_region_texts
+from mix_of_show.mos_core.patch.compose.composer import ComposerSettings, apply_composer
+from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fuse.fused import apply_fused
+from mix_of_show.mos_core.patch.host.miniature import load_miniature
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import encode_region_texts
+from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import WeightedConcept
 
 FUSE_WORKFLOW = DEMO.parent / "workflows" / "fuse_concepts.json"

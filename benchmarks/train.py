@@ -15,9 +15,9 @@ import time
 import torch
 from _models import random_clip, random_sd15
 
-from mix_of_show.mos_core.layers import SD15
-from mix_of_show.mos_core.patch.lora_branches import text_module_shapes, unet_module_shapes
-from mix_of_show.mos_core.patch.train_session import DTYPES, open_session, plain_attention
+from mix_of_show.mos_core.families.unet import SD15
+from mix_of_show.mos_core.patch.host.branches import text_module_shapes, unet_module_shapes
+from mix_of_show.mos_core.patch.train.session import DTYPES, open_session, plain_attention
 from mix_of_show.mos_core.train.loop import make_optimizer, step_loss
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.settings import TrainSettings

@@ -15,14 +15,19 @@ import comfy.supported_models
 import torch
 from _models import SD15_UNET, random_clip
 
-from mix_of_show.mos_core.layers import SD15, comfy_text_key, comfy_unet_key
-from mix_of_show.mos_core.patch.autograd import CHECKPOINTED, checkpointed, frozen, residuals_kept
-from mix_of_show.mos_core.patch.lora_branches import (
+from mix_of_show.mos_core.families.unet import SD15, comfy_text_key, comfy_unet_key
+from mix_of_show.mos_core.patch.host.autograd import (
+    CHECKPOINTED,
+    checkpointed,
+    frozen,
+    residuals_kept,
+)
+from mix_of_show.mos_core.patch.host.branches import (
     lora_branches,
     text_module_shapes,
     unet_module_shapes,
 )
-from mix_of_show.mos_core.patch.train_session import DTYPES, plain_attention
+from mix_of_show.mos_core.patch.train.session import DTYPES, plain_attention
 from mix_of_show.mos_core.records import LowRank
 
 MIB = 2**20

@@ -43,7 +43,7 @@ def new_unet(config: dict) -> torch.nn.Module:
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    from mos_core.patch.miniature import SD15_TOPOLOGY
+    from mos_core.patch.host.miniature import SD15_TOPOLOGY
 
     unet = UNetModel(
         **SD15_TOPOLOGY, **config, dtype=torch.float32, operations=comfy.ops.disable_weight_init

@@ -5,30 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """The delta of one linear layer or 1x1 convolution: `delta = up @ down`, no alpha.
-
-    down: (rank, in) or (rank, in, 1, 1); up: (out, rank) or (out, rank, 1, 1).
-    """
-
-    down: torch.Tensor
-    up: torch.Tensor
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that it belongs to."""
-        return self.up.shape[0], self.down.shape[1]
-
-    def delta(self) -> torch.Tensor:
-        """(out, in) or (out, in, 1, 1), float32."""
-        d = self.up.flatten(1).float() @ self.down.flatten(1).float()
-        return d.reshape(*d.shape, *self.down.shape[2:])
+from .deltas import Delta, LowRank
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +62,36 @@ class WeightedConcept:
 
 
 Concepts = tuple[WeightedConcept, ...]  # what travels on a MOS_CONCEPTS wire
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a model where a delta acts; the only name of a module once a concept is bound.
+
+    key: of the weight in ComfyUI's state dict, "diffusion_model....weight" for a MODEL,
+      "clip_l.transformer....weight" for a CLIP.
+    part: (first output row, number of rows) of a fused weight (q of qkv), or None for all of it.
+    """
+
+    key: str
+    part: tuple[int, int] | None = None
+
+    @property
+    def path(self) -> str:
+        """Of the module, below the object whose state dict has the key."""
+        return self.key.removesuffix(".weight")
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A concept on one MODEL and CLIP: every delta at its site, strengths multiplied in.
+
+    model, text: site -> delta, shapes checked against the weights; nothing for strength 0.
+    """
+
+    concept: Concept
+    model: Mapping[Site, Delta]
+    text: Mapping[Site, Delta]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from ..mos_core.compose.picture import draw_losses, draw_maps
 from ..mos_core.compose.report import write_report
 from ..mos_core.compose.schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
 from ..mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
-from ..mos_core.patch.composer import ComposerSettings, apply_composer
+from ..mos_core.patch.compose.composer import ComposerSettings, apply_composer
 from .progress import send_text
 from .schema import CATEGORY, MosComposerLog, MosConcepts, MosRegions, schema
 

@@ -6,8 +6,8 @@ from comfy_api.latest import io, ui
 from ..mos_core.formats.fused_file import read_fused, save_fused
 from ..mos_core.fuse.chart import draw_fusion
 from ..mos_core.fuse.settings import SOLVERS, TEXT_ROWS, FuseSettings
-from ..mos_core.patch.fuse_concepts import fuse_concepts
-from ..mos_core.patch.fused import apply_fused
+from ..mos_core.patch.fuse.concepts import fuse_concepts
+from ..mos_core.patch.fuse.fused import apply_fused
 from .folders import FUSED, fingerprint, kept_folder, list_files, path_of, save_folder
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, MosFused, schema

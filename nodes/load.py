@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..mos_core.formats import read_concept, save_concept
 from ..mos_core.formats.concept_file import WRITERS
-from ..mos_core.patch.miniature import load_miniature
+from ..mos_core.patch.host.miniature import load_miniature
 from ..mos_core.records import WeightedConcept
 from .folders import CONCEPT_ENDINGS, fingerprint, list_files, path_of, save_folder
 from .progress import send_text

@@ -3,9 +3,9 @@
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..mos_core.patch.regional import add_regional_attention
-from ..mos_core.patch.regional_control import limit_controls, parse_strengths
-from ..mos_core.patch.regional_texts import encode_region_texts
+from ..mos_core.patch.regional.attention import add_regional_attention
+from ..mos_core.patch.regional.control import limit_controls, parse_strengths
+from ..mos_core.patch.regional.texts import encode_region_texts
 from .progress import send_text
 from .schema import CATEGORY, MosRegions, schema
 

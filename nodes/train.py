@@ -8,8 +8,8 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..mos_core.formats.saving import check_room
-from ..mos_core.patch.preview import decode_preview
-from ..mos_core.patch.train_concept import StopTraining, train_concept
+from ..mos_core.patch.host.preview import decode_preview
+from ..mos_core.patch.train.concept import StopTraining, train_concept
 from ..mos_core.records import WeightedConcept
 from ..mos_core.train.curve import draw_curve
 from ..mos_core.train.folder import folder_fingerprint, read_training_folder

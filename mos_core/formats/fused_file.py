@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 
 from ..errors import FileFormatError
-from ..layers import ARCHITECTURES, comfy_text_key, comfy_unet_key
+from ..families.unet import ARCHITECTURES, comfy_text_key, comfy_unet_key
 from ..records import Concept, Fused
 from .parts import check_embeddings, check_finite
 from .saving import save_numbered

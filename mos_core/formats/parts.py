@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from ..errors import ArchitectureError, FileFormatError
-from ..layers import ARCHITECTURES, architecture_by_layers, comfy_text_key, comfy_unet_key
+from ..families.unet import ARCHITECTURES, architecture_by_layers, comfy_text_key, comfy_unet_key
 from ..records import Concept, LowRank
 
 DOWN, UP = ".lora_down.weight", ".lora_up.weight"

@@ -85,5 +85,5 @@ def solve_sum(sums: LayerSums, asked: Sequence[tuple[float, LowRank | None]]) ->
     merged = torch.zeros_like(sums.cross)
     for strength, pair in asked:
         if pair is not None:
-            merged += strength * pair.delta().flatten(1).to(merged)
+            merged += strength * pair.matrix().to(merged)
     return merged

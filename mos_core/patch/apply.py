@@ -3,11 +3,11 @@
 from functools import partial
 
 from ..errors import ArchitectureError
-from ..layers import ARCHITECTURES, architecture_of, comfy_text_key, comfy_unet_key
+from ..families.unet import ARCHITECTURES, architecture_of, comfy_text_key, comfy_unet_key
 from ..records import Concept, Concepts
-from .deltas import add_deltas
-from .layerwise_clip import add_vocabulary, vocabulary_of
-from .layerwise_model import add_layerwise_text
+from .host.weights import add_deltas
+from .text.layerwise_clip import add_vocabulary, vocabulary_of
+from .text.layerwise_model import add_layerwise_text
 
 
 def apply_concepts(model, clip, concepts: Concepts):

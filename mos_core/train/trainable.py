@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..layers import architecture_by_layers
+from ..families.unet import architecture_by_layers
 from ..records import Concept, LowRank
 from .settings import TrainError, TrainSettings
 

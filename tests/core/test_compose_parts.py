@@ -8,7 +8,7 @@ from mix_of_show.mos_core.compose.log import ComposerLog, GuidedStep
 from mix_of_show.mos_core.compose.picture import COLUMNS, draw_losses, draw_maps
 from mix_of_show.mos_core.compose.report import write_report
 from mix_of_show.mos_core.errors import ConceptTokenError, RegionError
-from mix_of_show.mos_core.layers import SD15, SDXL, layer_levels
+from mix_of_show.mos_core.families.unet import SD15, SDXL, layer_levels
 from mix_of_show.mos_core.records import Concept, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 

@@ -134,7 +134,7 @@ def test_stacked_thin_products_are_each_regions_own_delta():
     own = random(3, 2, 7, 6, seed=9)
     found = thin_products(own, stack_factors(factors, "cpu", torch.float32))
     for number, one in enumerate(factors):
-        expected = own[number] @ one.delta().T if one else torch.zeros(2, 7, 5)
+        expected = own[number] @ one.matrix().T if one else torch.zeros(2, 7, 5)
         torch.testing.assert_close(found[number], expected)
     assert stack_factors([None, None], "cpu", torch.float32) is None
 
@@ -159,7 +159,7 @@ def test_injected_deltas_are_the_sum_by_shares_and_exactly_nothing_elsewhere(
     expected = output.clone()
     for number, one in enumerate(factors):
         if one is not None:
-            expected += part[number][:, None] * (x @ one.delta().T)
+            expected += part[number][:, None] * (x @ one.matrix().T)
     torch.testing.assert_close(found, expected)
     outside = (part[0] + part[2]) == 0
     assert torch.equal(found[:, outside], output[:, outside])
@@ -201,7 +201,7 @@ def test_the_strength_scales_the_delta():
     one = pair(2)
     chain = (concept("a", {f"{block}.attn2.to_k": one}, 0.3),)
     (found,) = Injection("reference", chain, (0,)).cross_factors(f"{block}.attn2", "to_k")
-    torch.testing.assert_close(found.delta(), 0.3 * one.delta())
+    torch.testing.assert_close(found.matrix(), 0.3 * one.matrix())
 
 
 # ------------------------------------------------------------------------------------ isolation

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mix_of_show.mos_core.errors import FileFormatError
+from mix_of_show.mos_core.families.unet import SD15
 from mix_of_show.mos_core.formats import (
     read_concept,
     save_concept,
@@ -21,7 +22,6 @@ from mix_of_show.mos_core.formats import (
     write_safetensors,
 )
 from mix_of_show.mos_core.formats.parts import build_concept
-from mix_of_show.mos_core.layers import SD15
 from mix_of_show.mos_core.records import Concept, LowRank
 from support.golden import CONCEPTS, EMBEDDING, GOLDEN, TEXT, UNET, read_meta, read_parts
 

@@ -142,14 +142,14 @@ def test_sums_that_are_not_finite_are_refused_by_the_layers_name():
 
 
 def test_a_delta_of_low_rank_comes_back_whole_and_a_cut_one_loses_what_is_cut():
-    known = pair(6, 5, 0).delta()
+    known = pair(6, 5, 0).matrix()
     factors, lost = factorise(known, 2)
-    torch.testing.assert_close(factors.delta(), known)
+    torch.testing.assert_close(factors.matrix(), known)
     assert lost < 1e-12
     factors, lost = factorise(torch.diag(torch.tensor([4.0, 3.0])), 1)
     assert lost == pytest.approx(9 / 25)
-    torch.testing.assert_close(factors.delta(), torch.diag(torch.tensor([4.0, 0.0])))
-    assert factorise(torch.zeros(3, 4, 1, 1), 2)[0].delta().shape == (3, 4, 1, 1)
+    torch.testing.assert_close(factors.matrix(), torch.diag(torch.tensor([4.0, 0.0])))
+    assert factorise(torch.zeros(3, 4, 1, 1), 2)[0].up.shape == (3, 2, 1, 1)
     assert "36.0%" in describe_truncation({LAYER: lost}, 1)
 
 
@@ -196,7 +196,7 @@ def test_a_prompt_without_a_place_for_the_concept_is_refused():
 
 
 def test_sums_go_to_the_cpu_when_the_device_is_short(monkeypatch):
-    place = pytest.importorskip("mix_of_show.mos_core.patch.sums_place")
+    place = pytest.importorskip("mix_of_show.mos_core.patch.fuse.sums_place")
     model = SimpleNamespace(
         load_device=torch.device("cuda"), model_size=lambda: 100, loaded_size=lambda: 40
     )

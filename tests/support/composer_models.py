@@ -4,9 +4,9 @@ import comfy.utils
 import torch
 
 from mix_of_show.mos_core.compose.injection import Injection
-from mix_of_show.mos_core.patch.layerwise_model import add_layerwise_text
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import RegionText
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import RegionText
+from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 
 from .golden_composer import golden_regions, read_composer_config, read_composer_tensors

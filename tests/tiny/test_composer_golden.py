@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.compose.injection import Injection
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import RegionText
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import RegionText
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from support.composer_models import (
     NEGATIVE,

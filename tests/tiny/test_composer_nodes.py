@@ -5,7 +5,7 @@ import torch
 
 from mix_of_show.mos_core.errors import ArchitectureError, ConceptTokenError, RegionError
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.composer import token_positions, without
+from mix_of_show.mos_core.patch.compose.composer import token_positions, without
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.nodes.compose import ComposerAttention, ComposerMaps
@@ -98,7 +98,7 @@ def test_the_background_concept_holds_outside_and_is_taken_away_inside(unet, cli
 def test_a_concept_without_itself_changes_nothing(loaded):
     nothing = without(loaded[0], loaded[0])
     for pair in nothing.concept.unet.values():
-        assert pair.delta().abs().max() < 1e-6
+        assert pair.matrix().abs().max() < 1e-6
     assert without(loaded[0], None) is loaded[0]
 
 

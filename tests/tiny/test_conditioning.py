@@ -15,7 +15,7 @@ from comfy_extras.nodes_custom_sampler import (
 import nodes
 from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.layerwise_model import mark_conditioning
+from mix_of_show.mos_core.patch.text.layerwise_model import mark_conditioning
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.text.layerwise import layer_mean
 from support.golden import relative_error

@@ -9,9 +9,9 @@ from mix_of_show.mos_core.formats.fused_file import read_fused, save_fused
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.fuse.stage import input_group
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
-from mix_of_show.mos_core.patch.fuse_rows import published_sigmas
-from mix_of_show.mos_core.patch.fused import apply_fused
+from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fuse.fused import apply_fused
+from mix_of_show.mos_core.patch.fuse.rows import published_sigmas
 from mix_of_show.mos_core.records import WeightedConcept
 from support.golden import read_meta, read_tensors
 from support.tiny_models import golden_unet

@@ -11,11 +11,11 @@ from mix_of_show.mos_core.errors import MosError
 from mix_of_show.mos_core.formats.kohya_file import save_kohya
 from mix_of_show.mos_core.fuse.low_rank import factorise
 from mix_of_show.mos_core.fuse.settings import FuseSettings
-from mix_of_show.mos_core.patch import fuse_concepts as module
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
-from mix_of_show.mos_core.patch.fused import apply_fused
-from mix_of_show.mos_core.patch.kept_sums import base_of
+from mix_of_show.mos_core.patch.fuse import concepts as module
+from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fuse.fused import apply_fused
+from mix_of_show.mos_core.patch.fuse.kept_sums import base_of
 from mix_of_show.mos_core.records import WeightedConcept
 from support.sampling import draw, encode
 

@@ -8,10 +8,10 @@ from mix_of_show.mos_core.errors import MosError
 from mix_of_show.mos_core.formats.fused_file import read_fused, save_fused
 from mix_of_show.mos_core.fuse import refine
 from mix_of_show.mos_core.fuse.settings import FuseSettings
-from mix_of_show.mos_core.patch import refine_fusion
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.fuse_concepts import fuse_concepts
-from mix_of_show.mos_core.patch.fused import apply_fused
+from mix_of_show.mos_core.patch.fuse import refine as refine_fusion
+from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.nodes.fuse import FuseConcepts
 from support.sampling import draw, encode

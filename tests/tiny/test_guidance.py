@@ -12,9 +12,9 @@ import torch
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
-from mix_of_show.mos_core.patch.conditional_pass import maps_recorded
-from mix_of_show.mos_core.patch.guidance import Guidance, add_guidance
-from mix_of_show.mos_core.patch.guided_run import GuidedRun
+from mix_of_show.mos_core.patch.compose.conditional_pass import maps_recorded
+from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
+from mix_of_show.mos_core.patch.compose.guided_run import GuidedRun
 from support.composer_models import (
     NEGATIVE,
     POSITIVE,

@@ -12,9 +12,9 @@ from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.errors import SamplerError
-from mix_of_show.mos_core.layers import SD15, layer_levels
-from mix_of_show.mos_core.patch import guided_run
-from mix_of_show.mos_core.patch.guidance import Guidance, add_guidance
+from mix_of_show.mos_core.families.unet import SD15, layer_levels
+from mix_of_show.mos_core.patch.compose import guided_run
+from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from support.composer_models import (
     NEGATIVE,

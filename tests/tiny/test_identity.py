@@ -12,10 +12,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from mix_of_show.mos_core.errors import ArchitectureError
+from mix_of_show.mos_core.families.unet import SD15, comfy_text_key, comfy_unet_key
 from mix_of_show.mos_core.formats.parts import build_concept
-from mix_of_show.mos_core.layers import SD15, comfy_text_key, comfy_unet_key
 from mix_of_show.mos_core.patch.apply import apply_concepts, apply_to_clip, apply_to_model
-from mix_of_show.mos_core.patch.layerwise_model import (
+from mix_of_show.mos_core.patch.text.layerwise_model import (
     LayerwiseText,
     mark_conditioning,
     with_first_patch,

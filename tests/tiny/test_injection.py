@@ -9,11 +9,11 @@ import torch
 from mix_of_show.mos_core.compose.assign import assign_concepts
 from mix_of_show.mos_core.compose.injection import INJECTIONS, Injection
 from mix_of_show.mos_core.errors import ArchitectureError
-from mix_of_show.mos_core.layers import SD15, comfy_unet_key
+from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.layerwise_model import add_layerwise_text
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import encode_region_texts
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import encode_region_texts
+from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from support.composer_models import composer_unet
@@ -164,7 +164,7 @@ def test_the_deltas_are_exactly_zero_outside_their_regions_in_every_linear_layer
         inside = [cells_of(region, output.shape[1], size) for region in regions.regions]
         v_alone, outside = inside[0] & ~inside[1], ~inside[0] & ~inside[1]
         assert torch.equal(output[:, outside], plain[:, outside]), name
-        delta = chain[0].concept.unet[name].delta().flatten(1) * chain[0].strength_model
+        delta = chain[0].concept.unet[name].matrix() * chain[0].strength_model
         tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
         expected = plain[:, v_alone] + tokens[:, v_alone] @ delta.T  # concept a adds nothing here
         torch.testing.assert_close(output[:, v_alone], expected, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.errors import ArchitectureError
-from mix_of_show.mos_core.layers import (
+from mix_of_show.mos_core.families.unet import (
     SD15,
     SDXL,
     architecture_by_layers,

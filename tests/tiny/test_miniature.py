@@ -11,7 +11,7 @@ from mix_of_show.mos_core.formats.miniature_file import (
     complete_token_table,
     read_miniature_metadata,
 )
-from mix_of_show.mos_core.patch.miniature import load_miniature
+from mix_of_show.mos_core.patch.host.miniature import load_miniature
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from comfy_extras.nodes_custom_sampler import (
 import nodes
 from mix_of_show.mos_core.errors import ArchitectureError, ConceptTokenError, RegionError
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.regional import KEY, WrappersMP, add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import RegionText, encode_region_texts
+from mix_of_show.mos_core.patch.regional.attention import KEY, WrappersMP, add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import RegionText, encode_region_texts
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.nodes.sample import RegionalAttention, RegionalSampler

@@ -5,7 +5,7 @@ import torch
 
 import nodes
 from mix_of_show.mos_core.errors import RegionError
-from mix_of_show.mos_core.patch.regional_control import add_controls, parse_strengths
+from mix_of_show.mos_core.patch.regional.control import add_controls, parse_strengths
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.nodes.sample import RegionalControl
 from support.golden import relative_error

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.layerwise_model import add_layerwise_text
-from mix_of_show.mos_core.patch.regional import add_regional_attention
-from mix_of_show.mos_core.patch.regional_texts import RegionText, encode_text
+from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.regional.texts import RegionText, encode_text
+from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from support.composer_models import wide

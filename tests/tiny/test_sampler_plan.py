@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.errors import SamplerError
-from mix_of_show.mos_core.patch.sampler_plan import name_of, plan_steps
+from mix_of_show.mos_core.patch.host.sampler_plan import name_of, plan_steps
 
 REFUSED = {"dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2"}
 TWICE = ("heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "seeds_2")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import nodes
 from mix_of_show.mos_core.errors import ConceptTokenError
-from mix_of_show.mos_core.layers import comfy_text_key
+from mix_of_show.mos_core.families.unet import comfy_text_key
 from mix_of_show.mos_core.patch.apply import apply_concepts, apply_to_clip
-from mix_of_show.mos_core.patch.deltas import add_deltas
+from mix_of_show.mos_core.patch.host.weights import add_deltas
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.text.layerwise import expand_layers, layer_mean, split_layers, widen
 from mix_of_show.mos_core.text.tokenizer import ConceptTokenizer, concept_table

@@ -15,8 +15,8 @@ from mix_of_show.mos_core.errors import MosError, SaveError
 from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.formats.saving import check_room
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.train_concept import train_concept
-from mix_of_show.mos_core.patch.train_session import open_session
+from mix_of_show.mos_core.patch.train.concept import train_concept
+from mix_of_show.mos_core.patch.train.session import open_session
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.train.loop import StopTraining, step_loss
 from mix_of_show.mos_core.train.pictures import loss_weight, make_views

@@ -1,0 +1,195 @@
+"""The one table of attention layers: running index, ComfyUI block and diffusers name.
+
+A *layer* is one transformer block of the UNet, that is one self-attention (attn1) and one
+cross-attention (attn2). Layers are numbered in the order in which the UNet runs them: down,
+middle, up. Row i of a concept's embedding table belongs to layer i (Mix-of-Show, section
+"embedding-decomposed LoRA"; P+).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import ArchitectureError
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One transformer block of the UNet."""
+
+    index: int  # position in running order, 0-based
+    block: tuple[str, int]  # ComfyUI's name, as in transformer_options["block"]
+    depth: int  # transformer block inside its spatial transformer, ComfyUI's "block_index"
+    comfy: str  # spatial transformer in ComfyUI's state dict, below "diffusion_model."
+    diffusers: str  # the same in diffusers' state dict
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of UNets with the same attention layers, of any width."""
+
+    name: str
+    layers: tuple[AttentionLayer, ...]
+
+    @property
+    def depth_of(self) -> dict[str, int]:
+        """Diffusers name of each spatial transformer -> number of its transformer blocks."""
+        depths: dict[str, int] = {}
+        for layer in self.layers:
+            depths[layer.diffusers] = max(depths.get(layer.diffusers, 0), layer.depth + 1)
+        return depths
+
+
+def walk_attention_layers(
+    num_res_blocks: Sequence[int],
+    transformer_depth: Sequence[int],
+    transformer_depth_middle: int,
+    transformer_depth_output: Sequence[int],
+) -> Iterator[AttentionLayer]:
+    """The attention layers of a UNet in running order, from ComfyUI's own UNet configuration.
+
+    `transformer_depth` is per residual block in running order, `transformer_depth_output` per
+    residual block in *reversed* running order (ComfyUI's convention).
+    """
+    index = 0
+
+    def expand(block: tuple[str, int], depth: int, comfy: str, diffusers: str):
+        nonlocal index
+        for d in range(depth):
+            yield AttentionLayer(index, block, d, comfy, diffusers)
+            index += 1
+
+    down = list(transformer_depth)
+    block_id = 1  # input block 0 is the first convolution
+    for level, count in enumerate(num_res_blocks):
+        for i in range(count):
+            name = f"down_blocks.{level}.attentions.{i}"
+            yield from expand(("input", block_id), down.pop(0), f"input_blocks.{block_id}.1", name)
+            block_id += 1
+        block_id += 1  # the downsampler
+
+    yield from expand(
+        ("middle", 0), max(transformer_depth_middle, 0), "middle_block.1", "mid_block.attentions.0"
+    )
+
+    up = list(transformer_depth_output)
+    block_id = 0
+    for level, count in enumerate(reversed(num_res_blocks)):
+        for i in range(count + 1):
+            name = f"up_blocks.{level}.attentions.{i}"
+            yield from expand(("output", block_id), up.pop(), f"output_blocks.{block_id}.1", name)
+            block_id += 1
+
+
+SD15 = Architecture(
+    "sd15",
+    tuple(
+        walk_attention_layers(
+            [2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 0, 0], 1, [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
+        )
+    ),
+)  # 16 layers
+SDXL = Architecture(
+    "sdxl",
+    tuple(
+        walk_attention_layers([2, 2, 2], [0, 0, 2, 2, 10, 10], 10, [0, 0, 0, 2, 2, 2, 10, 10, 10])
+    ),
+)  # 70 layers
+
+ARCHITECTURES = {a.name: a for a in (SD15, SDXL)}
+
+
+def architecture_by_layers(count: int) -> Architecture:
+    """The architecture whose UNet has `count` cross-attention layers.
+
+    Raises ArchitectureError if there is none.
+    """
+    for architecture in ARCHITECTURES.values():
+        if len(architecture.layers) == count:
+            return architecture
+    known = ", ".join(f"{a.name} has {len(a.layers)}" for a in ARCHITECTURES.values())
+    raise ArchitectureError(
+        f"an embedding table of {count} rows fits no known architecture ({known} "
+        "cross-attention layers)"
+    )
+
+
+def architecture_of(unet_config: Mapping) -> Architecture:
+    """The architecture of a ComfyUI UNet, of any width.
+
+    `unet_config` is `model.model.model_config.unet_config`. Raises ArchitectureError for models
+    that are no SD-style UNet (no spatial transformers) or have an unknown set of layers.
+    """
+    try:
+        layers = tuple(
+            walk_attention_layers(
+                unet_config["num_res_blocks"],
+                unet_config["transformer_depth"],
+                unet_config.get("transformer_depth_middle") or 0,
+                unet_config["transformer_depth_output"],
+            )
+        )
+    except (KeyError, IndexError, TypeError):
+        raise ArchitectureError(
+            "this MODEL is not a Stable Diffusion UNet with cross-attention blocks; concepts "
+            "need an SD1.5-shaped model"
+        ) from None
+    for architecture in ARCHITECTURES.values():
+        if layers == architecture.layers:
+            return architecture
+    raise ArchitectureError(
+        f"this MODEL has {len(layers)} cross-attention layers in an arrangement that is neither "
+        "SD1.5's nor SDXL's; load the base model that the concept was trained on"
+    )
+
+
+def layer_levels(architecture: Architecture, num_res_blocks: Sequence[int]) -> tuple[int, ...]:
+    """How often the feature map of each layer has been halved: 0 for those at the latent's size."""
+    level: dict[tuple[str, int], int] = {("middle", 0): len(num_res_blocks) - 1}
+    down, up = 1, 0  # input block 0 is the first convolution
+    for number, count in enumerate(num_res_blocks):
+        for _ in range(count + 1):  # the last one of a level is its downsampler
+            level["input", down] = number
+            down += 1
+    for number in reversed(range(len(num_res_blocks))):
+        for _ in range(num_res_blocks[number] + 1):
+            level["output", up] = number
+            up += 1
+    return tuple(level[layer.block] for layer in architecture.layers)
+
+
+# --- names of single modules -----------------------------------------------------------------
+
+_SPATIAL = r"(?P<spatial>(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+)"
+_IN_BLOCK = r"(?:attn[12]\.(?:to_q|to_k|to_v|to_out\.0)|ff\.net\.0\.proj|ff\.net\.2)"
+_UNET_MODULE = re.compile(
+    rf"{_SPATIAL}\.(?P<rest>proj_in|proj_out|transformer_blocks\.(?P<depth>\d+)\.{_IN_BLOCK})"
+)
+_TEXT_MODULE = re.compile(
+    r"text_model\.encoder\.layers\.\d+\."
+    r"(?:self_attn\.(?:q_proj|k_proj|v_proj|out_proj)|mlp\.(?:fc1|fc2))"
+)
+
+
+def comfy_unet_key(module: str, architecture: Architecture) -> str | None:
+    """Key of a UNet module's weight in ComfyUI's model, from its diffusers name; None if unknown.
+
+    'mid_block.attentions.0.proj_in' -> 'diffusion_model.middle_block.1.proj_in.weight'
+    """
+    match = _UNET_MODULE.fullmatch(module)
+    if match is None:
+        return None
+    depth = int(match["depth"] or 0)
+    for layer in architecture.layers:
+        if layer.diffusers == match["spatial"] and layer.depth == depth:
+            return f"diffusion_model.{layer.comfy}.{match['rest']}.weight"
+    return None
+
+
+def comfy_text_key(module: str, encoder: str = "clip_l") -> str | None:
+    """Key of a text-encoder module's weight in ComfyUI's CLIP, from its diffusers name.
+
+    'text_model.encoder.layers.0.mlp.fc1' ->
+    'clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight'; None if unknown.
+    """
+    return f"{encoder}.transformer.{module}.weight" if _TEXT_MODULE.fullmatch(module) else None

@@ -1,0 +1,1 @@
+"""LoRA-Composer on ComfyUI's samplers: guidance and re-initialisation."""

@@ -1,0 +1,241 @@
+"""One guided sampling: where its attention maps come from, and what is done to the latent."""
+
+import logging
+import math
+
+import comfy.model_management
+import torch
+
+from ...compose.cells import choose_level, grids_of, region_cells
+from ...compose.guidance import RegionLoss, region_loss
+from ...compose.log import GuidedStep
+from ...compose.reinit import best_window, paste_windows, with_statistics_of
+from ...compose.schedule import StopRule, step_sizes, update_scale
+from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS
+from ...families.unet import architecture_of, layer_levels
+from ..regional.map_recorder import MapRecorder
+from .conditional_pass import maps_recorded
+
+FIRST_SCALE = 2.0**10  # of the loss in half precision, so that small gradients do not vanish
+SMALLER = 2.0**5  # it is divided by this while gradients overflow
+# Bytes that a pass keeps for its backward: of SD1.5 in half precision up to the last layer of 1/32,
+# per cell of the latent and per pair of cells, measured; wider or finer is in proportion.
+BYTES_PER_CELL, BYTES_PER_PAIR, CHANNELS = 72e3, 34.0, 320
+NOISE_ALONE = 0.05  # part of the noise schedule: schedulers that begin a little late begin here
+USABLE = 0.7  # of the free memory
+
+
+class GuidedRun:
+    """Made anew for every sampling. x: (batch, channels, h, w), the latent it begins with."""
+
+    def __init__(self, guidance, guider, x, sigmas, extra_args):
+        self.regions, self.settings = guidance.regions.regions, guidance.settings
+        self.log, self.guider = guidance.log, guider
+        self.model_options = extra_args.get("model_options", {})
+        self.denoise_mask = extra_args.get("denoise_mask")
+        self.sigmas = sigmas
+        self.begin, self.end = (self._part(sigma) for sigma in (sigmas[0], sigmas[-1]))
+        self.sizes = step_sizes(
+            max(len(sigmas) - 1, 1), self.settings.step_size, self.begin, self.end
+        )
+        self.rule = StopRule(x.shape[0], self.settings.steps)
+        with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
+            self._choose_maps(x)
+            self.positions = [
+                torch.tensor(p, dtype=torch.long, device=x.device) for p in guidance.positions
+            ]
+        model = guider.inner_model
+        dtype = model.manual_cast_dtype or model.get_dtype()
+        self.scale = FIRST_SCALE if dtype == torch.float16 else 1.0
+        self.save_memory = self._is_short(x, dtype)
+
+    def _part(self, sigma: torch.Tensor) -> float:
+        """How far along the whole noise schedule a sigma lies: 0 at its beginning, 1 at its end."""
+        sampling = self.guider.inner_model.model_sampling
+        if float(sigma) <= 0:
+            return 1.0
+        time = float(sampling.timestep(sigma))
+        return 1.0 - min(max(time / (len(sampling.sigmas) - 1), 0.0), 1.0)
+
+    def _choose_maps(self, x: torch.Tensor) -> None:
+        config = self.guider.inner_model.model_config.unet_config
+        blocks = config["num_res_blocks"]
+        grids = grids_of(x.shape[-2], x.shape[-1], len(blocks))
+        level = RESOLUTIONS[self.settings.resolution]
+        if level is None:
+            level = choose_level(self.regions, grids, PUBLISHED_LEVEL, LEAST_CELLS)
+        levels = layer_levels(architecture_of(config), blocks)
+        if level not in levels:
+            wanted = level
+            level = min(set(levels), key=lambda known: (abs(known - wanted), known))
+            self._say(
+                f"No layer of this model has attention maps of 1/{8 * 2**wanted} of the picture; "
+                f"those of 1/{8 * 2**level} are used."
+            )
+        self.cell, self.grid = 2**level, grids[level]
+        self.layers = [index for index, own in enumerate(levels) if own == level]
+        cells = [region_cells(region, *self.grid) for region in self.regions]
+        for region, own in zip(self.regions, cells, strict=True):
+            if own is None:
+                self._say(
+                    f"The region '{region.name}' is smaller than every cell of the attention maps "
+                    f"({8 * self.cell} pixels); it is not guided. Make it larger, or choose finer "
+                    "attention_maps."
+                )
+        self.cells = [own and own.to(x.device) for own in cells]
+        self.known = {i: own for i, own in enumerate(self.cells) if own is not None}
+
+    def _is_short(self, x: torch.Tensor, dtype: torch.dtype) -> bool:
+        cells = math.prod(x.shape[-2:])
+        config = self.guider.inner_model.model_config.unet_config
+        width = config["model_channels"] / CHANNELS * dtype.itemsize / 2
+        needed = x.shape[0] * width * (BYTES_PER_CELL * cells + BYTES_PER_PAIR * cells**2)
+        return needed > USABLE * comfy.model_management.get_free_memory(x.device)
+
+    def _say(self, text: str) -> None:
+        if text not in self.log.notes:
+            logging.warning(text)
+        self.log.note(text)
+
+    def _recorder(self) -> MapRecorder:
+        return MapRecorder(self.layers, self.cells, self.positions)
+
+    # ----------------------------------------------------------------------- before sampling
+
+    def reinitialise(self, x: torch.Tensor) -> torch.Tensor:
+        """The latent with each region's noise taken from where it suits its concept best; x itself
+        where the sampling does not begin from noise alone."""
+        if self.begin > NOISE_ALONE:
+            self._say(
+                "Re-initialisation is left out: the sampling begins with a picture or in the "
+                "middle, not with noise."
+            )
+            return x
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        recorder, sigma = self._recorder(), self.sigmas[0].expand(x.shape[0])
+        with maps_recorded(
+            self.guider, x, sigma, self.model_options, recorder, differentiable=False
+        ) as found:
+            if found is None:
+                return x
+            maps = recorder.means(*self.grid)
+        guided = [r for r in sorted(maps) if maps[r][0].shape[1]]
+        if not guided:
+            return x
+        result = x.clone()
+        cells = [self.known[r] for r in guided]
+        for number, latent in enumerate(x):
+            places = [best_window(maps[r][0][number], self.known[r]) for r in guided]
+            pasted = paste_windows(latent, places, cells, self.cell)
+            result[number] = with_statistics_of(pasted, latent)
+        return self._where_allowed(result - x, self.sigmas[0]) + x
+
+    # ----------------------------------------------------------------------- in every step
+
+    def update(self, x: torch.Tensor, sigma: torch.Tensor, step: int) -> None:
+        """Changes x in place: x -= size * dLoss/dx, for the pictures that are still guided."""
+        if not any(self.rule.active):
+            return
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sigma = sigma.expand(x.shape[0])
+        found = self._gradient_in_memory(x, sigma)
+        if found is None:
+            return
+        gradient, losses, terms, maps = found
+        fine = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(losses)
+        use = fine & torch.tensor(self.rule.active, device=x.device)
+        change = torch.where(use[:, None, None, None], gradient, torch.zeros_like(gradient))
+        change = change * self._step_size(change, sigma, step)[:, None, None, None]
+        x -= self._where_allowed(change, sigma[0]).to(x.dtype)
+        self._note(step, sigma, losses, fine, terms, maps)
+
+    def _step_size(self, gradient, sigma, step: int) -> torch.Tensor:
+        """(batch,): the step of the schedule, or less where it would go too far."""
+        scale = update_scale(sigma)
+        size = torch.full_like(scale, self.sizes[step])
+        if self.settings.largest_change > 0:
+            unit = gradient.flatten(1).square().mean(1).sqrt() * scale.sqrt()  # of unit variance
+            size = size.minimum(self.settings.largest_change / unit.clamp(min=1e-12))
+        return size * scale
+
+    def _where_allowed(self, change: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """A noise mask keeps a part of the picture: nothing of ours goes there."""
+        mask = self.denoise_mask
+        if mask is None:
+            return change
+        function = self.model_options.get("denoise_mask_function")
+        if function is not None:
+            extra = {"model": self.guider, "sigmas": self.sigmas}
+            mask = function(sigma.expand(change.shape[0]), mask, extra_options=extra)
+        return change * mask
+
+    def _note(self, step, sigma, losses, fine, terms, maps) -> None:
+        values, allright = losses.tolist(), fine.tolist()
+        skipped = [i for i, good in enumerate(allright) if not good and self.rule.active[i]]
+        if skipped:
+            which = "" if len(values) == 1 else f" of picture {skipped[0] + 1}"
+            self._say(
+                f"Guidance: the gradient{which} in step {step + 1} was no finite number; the step "
+                "was sampled without guidance."
+            )
+        self.log.steps.append(
+            GuidedStep(
+                step,
+                float(sigma[0]),
+                tuple(values),
+                {name: tuple(value.tolist()) for name, value in terms.items()},
+                maps.cpu(),
+                bool(skipped),
+            )
+        )
+        seen = [v if good else math.nan for v, good in zip(values, allright, strict=True)]
+        self.rule.seen(step, seen)
+
+    # ----------------------------------------------------------------------- the gradient
+
+    def _gradient_in_memory(self, x, sigma):
+        """As `gradient`; if memory runs out, again with less of it."""
+        try:
+            return self.gradient(x, sigma)
+        except comfy.model_management.OOM_EXCEPTION:
+            if self.save_memory:
+                raise
+        self.save_memory = True
+        comfy.model_management.soft_empty_cache()
+        return self.gradient(x, sigma)
+
+    def gradient(self, x: torch.Tensor, sigma: torch.Tensor):
+        """dLoss/dx (batch, channels, h, w) float32, the losses (batch,), the terms of the first
+        picture by name (regions,), its maps (regions, rows, columns); None if there is nothing to
+        guide by. In half precision the loss is scaled down while the gradient overflows."""
+        while True:
+            recorder = self._recorder()
+            with maps_recorded(
+                self.guider, x, sigma, self.model_options, recorder, save_memory=self.save_memory
+            ) as latent:
+                maps = recorder.means(*self.grid) if latent is not None else {}
+                if not maps:
+                    return None
+                parts = {
+                    region: region_loss(*both, self.known[region], self.settings.terms)
+                    for region, both in maps.items()
+                }
+                losses = torch.stack([part.total for part in parts.values()]).sum(0)
+                recorder.replaying = True
+                (gradient,) = torch.autograd.grad(losses.sum() * self.scale, latent)
+            gradient = gradient / self.scale
+            if self.scale == 1.0 or bool(torch.isfinite(gradient).all()):
+                break
+            self.scale = max(1.0, self.scale / SMALLER)
+        terms = {name: self._term(parts, name) for name in ("enhancement", "fill", "restriction")}
+        shown = torch.zeros(len(self.regions), *self.grid, device=x.device)
+        for region, (tokens, _) in maps.items():
+            if tokens.shape[1]:
+                shown[region] = tokens[0].detach().mean(0)
+        return gradient, losses.detach(), terms, shown
+
+    def _term(self, parts: dict[int, RegionLoss], name: str) -> torch.Tensor:
+        values = torch.zeros(len(self.regions))
+        for region, part in parts.items():
+            values[region] = getattr(part, name)[0].detach().to(values.device)
+        return values

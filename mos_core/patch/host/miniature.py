@@ -1,0 +1,184 @@
+"""Miniature checkpoints: SD1.5's topology at any width, built from ComfyUI's own classes.
+
+The file (formats/miniature_file.py) has ComfyUI's key names and a record of its sizes. Nothing
+global of ComfyUI is changed.
+"""
+
+import functools
+
+import torch
+
+from ...errors import FileFormatError
+from ...formats.miniature_file import (
+    CLIP_PREFIX,
+    TOKEN_ROWS,
+    TOKEN_TABLE,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    complete_token_table,
+    read_miniature_metadata,
+    read_miniature_tensors,
+)
+
+# What makes SD1.5's topology: 16 cross-attention layers, in the first three levels and the middle.
+SD15_TOPOLOGY = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "legacy": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "num_head_channels": -1,
+}
+UNET_KEYS = ("model_channels", "channel_mult", "context_dim", "num_heads")
+TEXT_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+
+
+def load_miniature(path, embedding_directory=None):
+    """Loads a miniature checkpoint -> (comfy ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE).
+
+    `embedding_directory` is where ComfyUI's `embedding:name` looks. Raises FileFormatError.
+    """
+    config = read_miniature_metadata(path)
+    tensors = read_miniature_tensors(path)
+    parts = {
+        prefix: {
+            key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)
+        }
+        for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)
+    }
+    for prefix, part in parts.items():
+        if not part:
+            raise FileFormatError(
+                f"'{path}' has no weights under '{prefix}': the miniature checkpoint is incomplete."
+            )
+    return (
+        build_unet(config["unet"], parts[UNET_PREFIX]),
+        build_clip(config["text_encoder"], parts[CLIP_PREFIX], embedding_directory),
+        build_vae(parts[VAE_PREFIX]),
+    )
+
+
+def build_unet(config: dict, state_dict: dict):
+    """An SD1.5-shaped UNet of any width -> comfy ModelPatcher (epsilon prediction, SD1.5's noise
+    schedule).
+
+    `config`: `model_channels`, `channel_mult` (4 levels), `context_dim`, `num_heads`; other keys
+    of ComfyUI's UNetModel
+    override SD15_TOPOLOGY. `state_dict`: the UNet's own key names, without a prefix; every weight
+    must be there.
+    """
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.supported_models
+    import comfy.utils
+
+    _check_keys(config, UNET_KEYS, "UNet")
+
+    class MiniatureSD15(comfy.supported_models.SD15):
+        unet_extra_config: dict = {}  # noqa: RUF012  heads come from the configuration
+
+    model_config = MiniatureSD15({**SD15_TOPOLOGY, **config})
+    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    supported = list(model_config.supported_inference_dtypes)
+    dtype = management.unet_dtype(
+        device=load_device,
+        model_params=comfy.utils.calculate_parameters(state_dict),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
+    )
+    model_config.set_inference_dtype(
+        dtype, management.unet_manual_cast(dtype, load_device, supported)
+    )
+    model = model_config.get_model({}, "", device=offload_device)
+    _load_exactly(model.diffusion_model, state_dict, "UNet")
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def build_clip(config: dict, state_dict: dict, embedding_directory=None):
+    """A CLIP text encoder of any width with ComfyUI's stock SD1 tokenizer -> comfy.sd.CLIP.
+
+    `config`: `hidden_size`, `intermediate_size`, `num_attention_heads`, `num_hidden_layers` and
+    other CLIP settings.
+    `state_dict`: `transformer.text_model.*`. Its token table may be partial, see
+    `complete_token_table`.
+    """
+    import comfy.model_management as management
+    import comfy.sd
+    from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDTokenizer
+    from comfy.supported_models_base import ClipTarget
+
+    _check_keys(config, TEXT_KEYS, "text encoder")
+    width, state_dict = config["hidden_size"], dict(state_dict)
+    if TOKEN_TABLE not in state_dict:
+        raise FileFormatError(f"The text encoder has no token table ('{TOKEN_TABLE}').")
+    state_dict[TOKEN_TABLE] = complete_token_table(
+        state_dict[TOKEN_TABLE], state_dict.pop(TOKEN_ROWS, None)
+    )
+    state_dict.setdefault("transformer.text_projection.weight", torch.eye(width))
+    state_dict.setdefault(
+        "logit_scale", torch.tensor(4.6055)
+    )  # CLIP's; not used by a text encoder alone
+    model_options = {"clip_l_model_config": dict(config)}
+    if management.is_device_cpu(management.text_encoder_device()):
+        model_options["dtype"] = torch.float32
+    clip = comfy.sd.CLIP(
+        ClipTarget(SD1Tokenizer, SD1ClipModel),
+        embedding_directory=embedding_directory,
+        model_options=model_options,
+        tokenizer_data={
+            "clip_l_tokenizer_class": functools.partial(SDTokenizer, embedding_size=width)
+        },
+        parameters=sum(tensor.numel() for tensor in state_dict.values()),
+    )
+    _load_exactly(clip.cond_stage_model.clip_l, state_dict, "text encoder")
+    return clip
+
+
+def build_vae(state_dict: dict):
+    """A TAESD-shaped VAE, `taesd_encoder.*`, `taesd_decoder.*`, `vae_scale`, `vae_shift` ->
+    comfy.sd.VAE."""
+    import comfy.sd
+
+    if "taesd_decoder.1.weight" not in state_dict:
+        raise FileFormatError(
+            "The VAE of this checkpoint is not TAESD-shaped (no 'taesd_decoder.1.weight')."
+        )
+    vae = comfy.sd.VAE(sd=dict(state_dict))
+    _load_exactly(vae.first_stage_model, state_dict, "VAE")
+    return vae
+
+
+def _load_exactly(module: torch.nn.Module, state_dict: dict, what: str) -> None:
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state_dict]
+    unexpected = [key for key in state_dict if key not in expected]
+    wrong = [
+        f"{key} is {tuple(state_dict[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state_dict and state_dict[key].shape != expected[key].shape
+    ]
+    for problem, found in (
+        ("lacks", missing),
+        ("has unknown", unexpected),
+        ("has misshapen", wrong),
+    ):
+        if found:
+            raise FileFormatError(
+                f"The {what} {problem} weights: {'; '.join(found[:3])} ({len(found)} in all). "
+                "Weights and configuration do not belong together."
+            )
+    module.load_state_dict(state_dict)
+
+
+def _check_keys(config: dict, keys: tuple, what: str) -> None:
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise FileFormatError(f"The {what} configuration lacks: {', '.join(missing)}.")

@@ -1,0 +1,122 @@
+"""Spatial conditions (ControlNet, T2I-Adapter) with a strength per region (Mix-of-Show, "regionally
+controllable sampling")."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ...errors import RegionError
+from ...regions.region import Regions, shares
+
+
+def parse_strengths(text: str, count: int) -> tuple[float, ...]:
+    """'1' for all regions, or '1, 0.5, 0': one each. Raises RegionError."""
+    words = [word for word in text.replace(";", ",").split(",") if word.strip()]
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        raise RegionError(
+            f"the strengths '{text}' are no numbers; write one for all regions, such as 1, or one "
+            "each with commas between, such as 1, 0.5, 0"
+        ) from None
+    if not all(math.isfinite(value) for value in values):
+        raise RegionError(f"the strengths '{text}' must be finite numbers")
+    if len(values) == 1:
+        return tuple(values * count)
+    if len(values) != count:
+        raise RegionError(
+            f"there are {len(values)} strengths ('{text}') for {count} regions; write one for all "
+            "of them, or one each in their order"
+        )
+    return tuple(values)
+
+
+def limit_controls(conditionings, regions: Regions, strengths: Sequence[float], outside: float):
+    """CONDITIONINGs whose ControlNet or T2I-Adapter has a strength per region; others before it in
+    the chain keep theirs. Those that come in are not changed.
+
+    strengths: per region, on top of the control's own; outside: of what no region covers. Raises
+    RegionError if no entry has a control.
+    """
+    field = RegionalControl(regions, strengths, outside)
+    done: dict[int, object] = {}  # positive and negative share their control, and run in one batch
+
+    def limited(entry):
+        text, extras = entry
+        control = extras.get("control")
+        if control is None:
+            return [text, extras]
+        if id(control) not in done:
+            done[id(control)] = field.on(control)
+        return [text, {**extras, "control": done[id(control)]}]
+
+    results = [[limited(entry) for entry in conditioning] for conditioning in conditionings]
+    if not done:
+        raise RegionError(
+            "neither conditioning has a ControlNet or T2I-Adapter to give regions to; put Apply "
+            "ControlNet before this node"
+        )
+    return results
+
+
+class RegionalControl:
+    """Scales what one control adds to each feature map of the UNet, cell by cell."""
+
+    def __init__(self, regions: Regions, strengths: Sequence[float], outside: float):
+        # How strong a region's prompt is has nothing to do with its spatial condition.
+        self.regions = [replace(region, weight=1.0) for region in regions.regions]
+        self.strengths = strengths
+        self.outside = outside
+        self.fields: dict[tuple, torch.Tensor] = {}
+
+    def on(self, control):
+        """A copy of the control (a ControlBase, with the same models) that is scaled."""
+        ours = copy.copy(control)
+        ours.cond_hint = None  # each keeps its own state of a sampling
+        merge = ours.control_merge
+
+        def control_merge(outputs, before, *args, **kwargs):
+            own = self.scale(merge(outputs, None, *args, **kwargs))
+            return own if before is None else add_controls(own, before)
+
+        ours.control_merge = control_merge
+        return ours
+
+    def scale(self, outputs: dict) -> dict:
+        """outputs: 'input', 'middle', 'output' -> tensors (batch, channels, rows, columns)."""
+        done: dict[int, torch.Tensor] = {}  # a tensor may stand in several places
+
+        def scaled(x):
+            if x is None:
+                return None
+            if id(x) not in done:
+                done[id(x)] = x * self.field(x)
+            return done[id(x)]
+
+        return {name: [scaled(x) for x in tensors] for name, tensors in outputs.items()}
+
+    def field(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, columns): the strength on each cell of a feature map."""
+        key = (*x.shape[-2:], x.device, x.dtype)
+        if key not in self.fields:
+            part = shares(self.regions, *x.shape[-2:])
+            strengths = torch.tensor([*self.strengths])[:, None, None]
+            field = (part * strengths).sum(0) + (1 - part.sum(0)) * self.outside
+            self.fields[key] = field.to(x.device, x.dtype)
+        return self.fields[key]
+
+
+def add_controls(own: dict, before: dict) -> dict:
+    """The sum of two controls' outputs; None stands for nothing."""
+    total = {}
+    for name in {**own, **before}:
+        pair = [list(tensors.get(name, ())) for tensors in (own, before)]
+        length = max(map(len, pair))
+        a, b = (tensors + [None] * (length - len(tensors)) for tensors in pair)
+        total[name] = [
+            y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)
+        ]
+    return total

@@ -1,0 +1,1 @@
+"""Layer-wise text on ComfyUI's CLIP and UNet."""

@@ -1,0 +1,1 @@
+"""Training of a concept on ComfyUI's models."""
