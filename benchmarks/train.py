@@ -17,7 +17,8 @@ from _models import random_clip, random_sd15
 
 from mix_of_show.mos_core.families.unet import SD15
 from mix_of_show.mos_core.patch.host.branches import text_module_shapes, unet_module_shapes
-from mix_of_show.mos_core.patch.train.session import DTYPES, open_session, plain_attention
+from mix_of_show.mos_core.patch.host.forward import DTYPES, plain_attention
+from mix_of_show.mos_core.patch.train.session import open_session
 from mix_of_show.mos_core.train.loop import make_optimizer, step_loss
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.settings import TrainSettings

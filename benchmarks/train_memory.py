@@ -27,7 +27,7 @@ from mix_of_show.mos_core.patch.host.branches import (
     text_module_shapes,
     unet_module_shapes,
 )
-from mix_of_show.mos_core.patch.train.session import DTYPES, plain_attention
+from mix_of_show.mos_core.patch.host.forward import DTYPES, plain_attention
 from mix_of_show.mos_core.records import LowRank
 
 MIB = 2**20

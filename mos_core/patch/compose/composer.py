@@ -13,11 +13,11 @@ from ...records import Concept, Concepts, LowRank, WeightedConcept
 from ...regions.region import Regions
 from ...text.tokenizer import ConceptTokenizer, concept_table
 from ..apply import apply_concepts, check_made_for
+from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
 from ..regional.texts import encode_region_texts
 from ..text.layerwise_clip import vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
-from ..train.session import clone_for_gradients
 from .guidance import Guidance, add_guidance
 
 

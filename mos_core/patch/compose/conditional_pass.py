@@ -7,12 +7,12 @@ only aliased or copied, and come back also after an error.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-import comfy.ldm.modules.attention
 import comfy.patcher_extension
 import comfy.samplers
 import torch
 
 from ..host.autograd import autograd_on, checkpointed, frozen, weights_for_autograd
+from ..host.forward import plain_attention
 from ..regional.map_recorder import KEEP, RECORDER, LastLayerDone, MapRecorder
 
 COMPILED = "torch.compile"  # key of the wrapper that ComfyUI's TorchCompileModel leaves
@@ -131,8 +131,3 @@ def with_skips_apart(model_options: dict) -> dict:
     kind = "input_block_patch_after_skip"
     patches[kind] = [*patches.get(kind, ()), lambda h, transformer_options: h.clone()]
     return {**model_options, "transformer_options": {**options, "patches": patches}}
-
-
-def plain_attention(func, *args, **kwargs):
-    """PyTorch's own attention: the faster kernels have no backward."""
-    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)

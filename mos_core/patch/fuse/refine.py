@@ -20,9 +20,9 @@ from ...fuse.settings import FuseSettings
 from ...text.layerwise import split_layers
 from ..host.autograd import autograd_on, checkpointed, frozen, weights_for_autograd
 from ..host.branches import weight_branches
+from ..host.forward import choose_dtype, clone_for_gradients, plain_attention
 from ..host.weights import add_deltas
 from ..text.layerwise_model import LayerwiseText, add_layerwise_text, with_first_patch
-from ..train.session import choose_dtype, clone_for_gradients, plain_attention
 from .rows import (
     TOGETHER,
     Deltas,

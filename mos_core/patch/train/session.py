@@ -22,18 +22,9 @@ from ...text.vocabulary import Vocabulary
 from ...train.loss import token_maps
 from ..host.autograd import autograd_on, checkpointed, frozen, residuals_kept, weights_for_autograd
 from ..host.branches import lora_branches
+from ..host.forward import choose_dtype, clone_for_gradients, plain_attention
 from ..text.layerwise_clip import vocabulary_of
 from ..text.layerwise_model import LayerwiseText, with_first_patch
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def clone_for_gradients(patcher):
-    """A clone whose weights stay put for the backward pass (newer ComfyUI streams them)."""
-    try:
-        return patcher.clone(disable_dynamic=True)
-    except TypeError:
-        return patcher.clone()
 
 
 class TrainSession:
@@ -155,11 +146,6 @@ class TrainSession:
         return x.float().cpu()
 
 
-def plain_attention(func, *args, **kwargs):
-    """PyTorch's own attention: the faster kernels have no backward."""
-    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
-
-
 def record_maps(q, k, v, extra_options, maps, select):
     """attn2 replacement: the plain result, keeping the concept tokens' maps by grid (h, w)."""
     heads = extra_options["n_heads"]
@@ -191,15 +177,6 @@ def session_tokenizer(clip, trainable) -> ConceptTokenizer:
     base = clip.tokenizer.base if isinstance(clip.tokenizer, ConceptTokenizer) else clip.tokenizer
     vocabulary = Vocabulary({**known.tables, **tables}, {**known.owners, **owners})
     return ConceptTokenizer(base, vocabulary)
-
-
-def choose_dtype(model, choice: str) -> torch.dtype:
-    """The compute dtype: "auto" is the model's own. Raises MosError for an unknown name."""
-    if choice == "auto":
-        return getattr(model.model, "manual_cast_dtype", None) or model.model.get_dtype()
-    if choice not in DTYPES:
-        raise MosError(f"dtype is '{choice}'; choose one of auto, {', '.join(DTYPES)}")
-    return DTYPES[choice]
 
 
 def word_embedding(clip, word: str) -> torch.Tensor:
