@@ -1,5 +1,6 @@
 """Where files live: names in a node's list <-> paths, inside ComfyUI's model folders."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -29,11 +30,23 @@ def register_folders() -> None:
 
 def list_files(kind: str, endings: tuple[str, ...]) -> list[str]:
     """Names of the files of a folder type ("loras", ...), the pack's own demo files last."""
-    names = [n for n in folder_paths.get_filename_list(kind) if n.lower().endswith(endings)]
+    names = [
+        name
+        for name in folder_paths.get_filename_list(kind)
+        if name.lower().endswith(endings) and is_listable(name)
+    ]
     demo = DEMO_FOLDERS.get(kind)
     if demo is not None and demo.is_dir():
         names += sorted(DEMO + f.name for f in demo.iterdir() if f.name.lower().endswith(endings))
     return names
+
+
+def is_listable(name: str) -> bool:
+    """Whether a file's name may stand in a list: the editor's drop-downs take names for HTML."""
+    if "<" in name:
+        logging.warning("[Mix-of-Show] '%s' is not listed: take the '<' out of its name", name)
+        return False
+    return True
 
 
 def path_of(kind: str, name: str) -> Path:
@@ -71,6 +84,7 @@ def kept_folder(name: str) -> Path:
 def list_training() -> list[str]:
     """Folders of training images: below ComfyUI's input folder, and the pack's demo."""
     names = list_training_folders(Path(folder_paths.get_input_directory()))
+    names = [name for name in names if is_listable(name)]
     return names + [DEMO + name for name in list_training_folders(DEMO_TRAINING)]
 
 

@@ -1,44 +1,19 @@
-"""The region editor in a real browser, against a real server, in both renderers.
+"""The region editor in a real browser, against a real server, in both renderers."""
 
-Skipped without Node.js, Chromium or playwright-core (`npm install playwright-core`; NODE_PATH may
-say where). MOS_BROWSER_ADDRESS names a server that runs already, for another version of the
-frontend; MOS_SHOTS a folder for screenshots.
-"""
-
-import json
-import os
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).absolute().parent / "web" / "browser.mjs"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-MISSING = 3  # exit status of the script without playwright-core
+from support.browser import RENDERERS, look
+
 WIZARD, ZEBRA, TAXI = [16, 48, 136, 416], [184, 152, 136, 336], [352, 24, 136, 280]
 MOVED = [200, 96, 136, 336]
 
 
-@pytest.fixture(scope="module", params=["classic", "vue"])
+@pytest.fixture(scope="module", params=RENDERERS)
 def seen(request):
     """What the script saw in one renderer."""
-    node = shutil.which("node")
-    if not (node and CHROMIUM):
-        pytest.skip("needs Node.js and Chromium")
-    address = os.environ.get("MOS_BROWSER_ADDRESS") or request.getfixturevalue("server").address
-    done = subprocess.run(
-        [node, SCRIPT, address, request.param, *os.environ.get("MOS_SHOTS", "").split()],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "CHROMIUM": CHROMIUM},
-        timeout=900,
-    )
-    if done.returncode == MISSING:
-        pytest.skip("needs playwright-core")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return look("browser.mjs", request, request.param)
 
 
 def prompts(regions):

@@ -1,10 +1,15 @@
-"""Model files for the test server: the golden models as a miniature checkpoint, the concepts."""
+"""Model files for the test server: the golden models as a miniature checkpoint, the concepts, and
+concepts whose names are HTML.
+"""
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
+from PIL import Image
 
 from .golden import CONCEPTS, GOLDEN, read_tensors
 
@@ -13,6 +18,9 @@ TOKEN_TABLE = {  # only the rows in use are stored: golden name -> the miniature
     "token_embedding.ids": "text_model.embeddings.token_embedding.rows",
 }
 CHECKPOINT = "golden_miniature.safetensors"
+MARKUP = "<img src=x onerror=mosRan++>"  # as a file's name
+MARKUP_TOKEN = "<img/src=x/onerror=mosRan++>"  # without spaces, as a concept token must be
+MARKUP_FILE = "markup.safetensors"
 
 
 def concept_file(name: str) -> str:
@@ -27,6 +35,23 @@ def place_models(models: Path) -> None:
     write_checkpoint(models / "checkpoints" / CHECKPOINT)
     for name in CONCEPTS:
         shutil.copy2(GOLDEN / f"edlora_{name}.pth", models / "loras" / concept_file(name))
+    write_markup(models)
+
+
+def write_markup(models: Path) -> None:
+    """Concepts that a stranger could have made to run a script in the editor."""
+    from mix_of_show.mos_core.formats import read_concept
+    from mix_of_show.mos_core.formats.safetensors_edlora import write_safetensors
+
+    concept = read_concept(GOLDEN / "edlora_a.pth")
+    tables = dict(zip([MARKUP_TOKEN, "<plain>"], concept.embeddings.values(), strict=True))
+    concept = replace(concept, embeddings=tables, metadata={"captions": MARKUP})
+    write_safetensors(concept, models / "loras" / MARKUP_FILE)
+    if os.name != "nt":  # no such names there
+        write_safetensors(concept, models / "loras" / f"{MARKUP}.safetensors")
+        folder = models.parent / "input" / MARKUP
+        folder.mkdir(parents=True)
+        Image.new("RGB", (64, 64), "red").save(folder / "1.png")
 
 
 def write_checkpoint(path: Path) -> None:

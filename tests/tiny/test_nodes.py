@@ -1,7 +1,10 @@
 """The nodes of loading and saving, called as ComfyUI calls them."""
 
+import html
 import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import folder_paths
 import pytest
@@ -11,6 +14,7 @@ from mix_of_show.mos_core.formats import read_concept
 from mix_of_show.nodes import folders
 from mix_of_show.nodes.apply import ApplyConcepts
 from mix_of_show.nodes.load import LoadEDLoRA, SaveEDLoRA
+from mix_of_show.nodes.progress import as_html, send_text
 from support.golden import GOLDEN
 from support.sampling import encode, sample
 
@@ -129,3 +133,34 @@ def test_every_input_has_a_tooltip_and_every_node_a_description():
         assert schema.description
         assert schema.category.startswith("Mix-of-Show/")
         assert all(i.tooltip for i in (*schema.inputs, *schema.outputs))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['write <parrot> & "go"', "<img src=x onerror=alert(1)>", "a [[b|javascript:x]]", "__LNK3__"],
+)
+def test_what_a_node_tells_is_plain_text_for_a_page_and_reads_as_it_was_written(text):
+    sent = as_html(text)
+    assert not {"<", '"', "'", "["} & set(sent)
+    assert "__LNK" not in sent
+    assert html.unescape(sent) == text
+
+
+def test_what_a_node_tells_is_sent_as_plain_text(monkeypatch):
+    sent = []
+    instance = SimpleNamespace(
+        send_progress_text=lambda *given: sent.append(given)
+    )
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=instance))
+    monkeypatch.setitem(sys.modules, "server", server)
+    send_text("5", "write <parrot>")
+    send_text(None, "to nobody")
+    assert sent == [("write &lt;parrot&gt;", "5")]
+
+
+def test_a_file_whose_name_is_html_is_not_listed_and_the_log_says_so(loras, caplog):
+    (loras / "<b>.pth").write_bytes(b"")
+    folder_paths.cache_helper.clear()
+    assert "a.pth" in folders.list_files("loras", (".pth",))
+    assert not any("<" in name for name in folders.list_files("loras", (".pth",)))
+    assert "'<b>.pth' is not listed" in caplog.text
