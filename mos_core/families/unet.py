@@ -1,4 +1,4 @@
-"""The one table of attention layers: running index, ComfyUI block and diffusers name.
+"""The attention layers of Stable Diffusion's UNets, and diffusers' names of their modules.
 
 A *layer* is one transformer block of the UNet, that is one self-attention (attn1) and one
 cross-attention (attn2). Layers are numbered in the order in which the UNet runs them: down,
@@ -11,17 +11,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ArchitectureError
+from .family import CROSS, AttentionLayer
 
 
 @dataclass(frozen=True)
-class AttentionLayer:
-    """One transformer block of the UNet."""
+class UNetLayer(AttentionLayer):
+    """One transformer block of the UNet; key: (side, number of the block, depth)."""
 
-    index: int  # position in running order, 0-based
-    block: tuple[str, int]  # ComfyUI's name, as in transformer_options["block"]
-    depth: int  # transformer block inside its spatial transformer, ComfyUI's "block_index"
-    comfy: str  # spatial transformer in ComfyUI's state dict, below "diffusion_model."
-    diffusers: str  # the same in diffusers' state dict
+    diffusers: str  # spatial transformer in diffusers' state dict
+
+    @property
+    def block(self) -> tuple[str, int]:
+        """ComfyUI's name, as in transformer_options["block"]."""
+        return self.key[:2]
+
+    @property
+    def depth(self) -> int:
+        """Transformer block inside its spatial transformer, ComfyUI's "block_index"."""
+        return self.key[2]
+
+    @property
+    def comfy(self) -> str:
+        """Spatial transformer in ComfyUI's state dict, below "diffusion_model."."""
+        return self.path.partition(".transformer_blocks.")[0]
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Architecture:
     """A family of UNets with the same attention layers, of any width."""
 
     name: str
-    layers: tuple[AttentionLayer, ...]
+    layers: tuple[UNetLayer, ...]
 
     @property
     def depth_of(self) -> dict[str, int]:
@@ -45,7 +57,7 @@ def walk_attention_layers(
     transformer_depth: Sequence[int],
     transformer_depth_middle: int,
     transformer_depth_output: Sequence[int],
-) -> Iterator[AttentionLayer]:
+) -> Iterator[UNetLayer]:
     """The attention layers of a UNet in running order, from ComfyUI's own UNet configuration.
 
     `transformer_depth` is per residual block in running order, `transformer_depth_output` per
@@ -53,32 +65,50 @@ def walk_attention_layers(
     """
     index = 0
 
-    def expand(block: tuple[str, int], depth: int, comfy: str, diffusers: str):
+    def expand(side: str, number: int, depth: int, comfy: str, diffusers: str, level: int):
         nonlocal index
         for d in range(depth):
-            yield AttentionLayer(index, block, d, comfy, diffusers)
+            path = f"{comfy}.transformer_blocks.{d}"
+            yield UNetLayer(index, (side, number, d), path, CROSS, level, diffusers)
             index += 1
 
     down = list(transformer_depth)
-    block_id = 1  # input block 0 is the first convolution
+    block = 1  # input block 0 is the first convolution
     for level, count in enumerate(num_res_blocks):
         for i in range(count):
             name = f"down_blocks.{level}.attentions.{i}"
-            yield from expand(("input", block_id), down.pop(0), f"input_blocks.{block_id}.1", name)
-            block_id += 1
-        block_id += 1  # the downsampler
+            yield from expand("input", block, down.pop(0), f"input_blocks.{block}.1", name, level)
+            block += 1
+        block += 1  # the downsampler
 
-    yield from expand(
-        ("middle", 0), max(transformer_depth_middle, 0), "middle_block.1", "mid_block.attentions.0"
-    )
+    last = len(num_res_blocks) - 1
+    depth = max(transformer_depth_middle, 0)
+    yield from expand("middle", 0, depth, "middle_block.1", "mid_block.attentions.0", last)
 
     up = list(transformer_depth_output)
-    block_id = 0
+    block = 0
     for level, count in enumerate(reversed(num_res_blocks)):
         for i in range(count + 1):
-            name = f"up_blocks.{level}.attentions.{i}"
-            yield from expand(("output", block_id), up.pop(), f"output_blocks.{block_id}.1", name)
-            block_id += 1
+            name, depth = f"up_blocks.{level}.attentions.{i}", up.pop()
+            yield from expand(
+                "output", block, depth, f"output_blocks.{block}.1", name, last - level
+            )
+            block += 1
+
+
+def layers_of(unet_config: Mapping) -> tuple[UNetLayer, ...]:
+    """The attention layers of any UNet with spatial transformers; () for other models."""
+    try:
+        return tuple(
+            walk_attention_layers(
+                unet_config["num_res_blocks"],
+                unet_config["transformer_depth"],
+                unet_config.get("transformer_depth_middle") or 0,
+                unet_config["transformer_depth_output"],
+            )
+        )
+    except (KeyError, IndexError, TypeError):
+        return ()
 
 
 SD15 = Architecture(
@@ -120,20 +150,12 @@ def architecture_of(unet_config: Mapping) -> Architecture:
     `unet_config` is `model.model.model_config.unet_config`. Raises ArchitectureError for models
     that are no SD-style UNet (no spatial transformers) or have an unknown set of layers.
     """
-    try:
-        layers = tuple(
-            walk_attention_layers(
-                unet_config["num_res_blocks"],
-                unet_config["transformer_depth"],
-                unet_config.get("transformer_depth_middle") or 0,
-                unet_config["transformer_depth_output"],
-            )
-        )
-    except (KeyError, IndexError, TypeError):
+    layers = layers_of(unet_config)
+    if not layers:
         raise ArchitectureError(
             "this MODEL is not a Stable Diffusion UNet with cross-attention blocks; concepts "
             "need an SD1.5-shaped model"
-        ) from None
+        )
     for architecture in ARCHITECTURES.values():
         if layers == architecture.layers:
             return architecture
@@ -145,17 +167,7 @@ def architecture_of(unet_config: Mapping) -> Architecture:
 
 def layer_levels(architecture: Architecture, num_res_blocks: Sequence[int]) -> tuple[int, ...]:
     """How often the feature map of each layer has been halved: 0 for those at the latent's size."""
-    level: dict[tuple[str, int], int] = {("middle", 0): len(num_res_blocks) - 1}
-    down, up = 1, 0  # input block 0 is the first convolution
-    for number, count in enumerate(num_res_blocks):
-        for _ in range(count + 1):  # the last one of a level is its downsampler
-            level["input", down] = number
-            down += 1
-    for number in reversed(range(len(num_res_blocks))):
-        for _ in range(num_res_blocks[number] + 1):
-            level["output", up] = number
-            up += 1
-    return tuple(level[layer.block] for layer in architecture.layers)
+    return tuple(layer.level for layer in architecture.layers)
 
 
 # --- names of single modules -----------------------------------------------------------------

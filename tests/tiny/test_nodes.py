@@ -148,9 +148,7 @@ def test_what_a_node_tells_is_plain_text_for_a_page_and_reads_as_it_was_written(
 
 def test_what_a_node_tells_is_sent_as_plain_text(monkeypatch):
     sent = []
-    instance = SimpleNamespace(
-        send_progress_text=lambda *given: sent.append(given)
-    )
+    instance = SimpleNamespace(send_progress_text=lambda *given: sent.append(given))
     server = SimpleNamespace(PromptServer=SimpleNamespace(instance=instance))
     monkeypatch.setitem(sys.modules, "server", server)
     send_text("5", "write <parrot>")
