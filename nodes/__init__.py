@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, compose, fuse, fuse_export, load, regions, sample, train
+from . import apply, compose, fuse, fuse_export, handoff, load, regions, sample, train
 from .folders import register_folders
 
 NODES = [
@@ -12,6 +12,7 @@ NODES = [
     *fuse.NODES,
     *fuse_export.NODES,
     *regions.NODES,
+    *handoff.NODES,
     *sample.NODES,
     *compose.NODES,
 ]

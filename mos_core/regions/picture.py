@@ -28,8 +28,8 @@ def draw_regions(regions: Regions, background: torch.Tensor | None = None) -> to
     canvas = _paper(size, background)  # (height, width, 3)
     drawn = zip(_colors(regions), regions.regions, strict=True)
     for color, region in sorted(drawn, key=lambda pair: pair[1].depth or 0):
-        cover = FILL * _cover(region, size)[..., None]
-        canvas = canvas * (1 - cover) + torch.from_numpy(_rgb(color)) * cover
+        opaque = FILL * cover(region, size)[..., None]
+        canvas = canvas * (1 - opaque) + torch.from_numpy(_rgb(color)) * opaque
     picture = Image.fromarray((canvas.clamp(0, 1) * 255).round().byte().numpy())
     _write(picture, regions)
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)[None]
@@ -62,7 +62,7 @@ def _paper(size: tuple[int, int], background: torch.Tensor | None) -> torch.Tens
     return paper
 
 
-def _cover(region: Region, size: tuple[int, int]) -> torch.Tensor:
+def cover(region: Region, size: tuple[int, int]) -> torch.Tensor:
     """(height, width): what of each pixel belongs to the region."""
     whole = _whole_cover(region, size)
     return whole * left_by(region.in_front, *size) if region.in_front else whole
