@@ -1,28 +1,28 @@
-"""The test harness: ComfyUI and the pack in this process, and one real server for the session.
+"""The test harness: the pack in this process, and one real server for the session.
 
-Tests import ComfyUI as it is (`import comfy.model_patcher`) and the pack under a name of its own
-(`from mix_of_show.mos_core import ...`), the way ComfyUI loads it. Both are set up here, before any
-test file is read; neither starts a server nor imports torch by itself.
+Tests import the pack under a name of its own (`from mix_of_show.mos_core import ...`), the way
+ComfyUI loads it; that is set up here, and takes neither torch nor ComfyUI. tests/core stays without
+ComfyUI; tests/tiny has it in this process (support/with_comfyui.py), the server in its own.
 """
 
+import os
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Tiny tensors gain nothing from threads, and lose much where the cores are busy: five times."""
 
 TESTS = Path(__file__).absolute().parent
 sys.path.insert(0, str(TESTS.parent / "scripts"))  # the package lib
 sys.path.append(str(TESTS))  # the package support
 
-from lib import comfyui, inprocess  # noqa: E402
+from lib import inprocess  # noqa: E402
 from lib.client import Client  # noqa: E402
 from lib.server import Server  # noqa: E402
 from lib.torch_build import sees_gpu  # noqa: E402
 
-COMFYUI = comfyui.find_or_bring()
-BASE = tempfile.TemporaryDirectory(prefix="mix-of-show-tests-", ignore_cleanup_errors=True)
-inprocess.prepare(COMFYUI.path, Path(BASE.name))
 inprocess.load_pack()
 
 
@@ -33,7 +33,9 @@ def pytest_addoption(parser):
 
 
 def pytest_unconfigure():
-    BASE.cleanup()
+    prepared = sys.modules.get("support.with_comfyui")
+    if prepared is not None:
+        prepared.BASE.cleanup()
 
 
 def pytest_collection_modifyitems(items):
@@ -67,8 +69,10 @@ def nothing_stays_interrupted():
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A real ComfyUI server with the pack and the packs of tests/server_nodes, for the session."""
-    base = tmp_path_factory.mktemp("server")
     from support.server_models import place_models
+    from support.with_comfyui import COMFYUI
+
+    base = tmp_path_factory.mktemp("server")
 
     place_models(base / "models")
     starting = Server(
@@ -77,7 +81,6 @@ def server(tmp_path_factory):
         arguments=["--disable-api-nodes"],
         node_packs=sorted((TESTS / "server_nodes").glob("[!_.]*")),
         log=base / "server.log",
-        environ={"OMP_NUM_THREADS": "1"},  # tiny models; many times faster where cores are busy
     )
     with starting as running:
         yield running

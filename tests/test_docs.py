@@ -32,6 +32,7 @@ PACKAGE_INDEX = re.compile(r"-index-url[ =]|//[^\s/]+/(?:[\w.-]+/)*simple\b|regi
 @pytest.fixture(scope="module")
 def nodes():
     """Node id -> what the server tells of the node."""
+    import support.with_comfyui  # noqa: F401
     from mix_of_show.nodes import NODES
 
     return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in NODES}

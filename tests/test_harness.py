@@ -1,10 +1,13 @@
 """The harness itself: what it promises to the other tests."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import support.with_comfyui  # noqa: F401
 
 CLONE = Path(__file__).absolute().parents[1]
 
@@ -49,3 +52,15 @@ def test_a_gpu_is_used_where_there_is_one():
     import comfy.model_management
 
     assert comfy.model_management.get_torch_device().type != "cpu"
+
+
+def test_the_tests_of_the_core_need_no_comfyui(tmp_path):
+    """A folder that is no ComfyUI stands in for it: whoever looks for ComfyUI is refused."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/core"],
+        cwd=CLONE,
+        env={**os.environ, "COMFYUI_PATH": str(tmp_path), "COVERAGE_PROCESS_START": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import client, comfyui, environment, requirements, server, torch_build
+from lib import browser, client, comfyui, environment, requirements, server, torch_build
 from lib.problem import Problem, run_script
 
 SCRIPTS = Path(__file__).absolute().parents[1] / "scripts"
@@ -291,3 +292,74 @@ def test_bench_remembers_the_last_line(capsys):
     bench.check_result(stream.tail)
     with pytest.raises(Problem, match="not one JSON object"):
         bench.check_result("[1]")
+
+
+# ------------------------------------------------------------------------- the browser's tests
+
+
+def test_a_package_of_another_version_is_brought_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(browser, "FOLDER", tmp_path)
+    assert browser.missing_packages() == [f"{n}@{v}" for n, v in browser.PACKAGES.items()]
+    for name, version in {**browser.PACKAGES, "typescript": "0.1.0"}.items():
+        folder = tmp_path / "node_modules" / name
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text(json.dumps({"version": version}))
+    assert browser.missing_packages() == [f"typescript@{browser.PACKAGES['typescript']}"]
+
+
+@pytest.fixture
+def bare_machine(tmp_path, monkeypatch):
+    """A machine with the programs that a test puts into the folder, which note their arguments."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(browser, "FOLDER", tmp_path / ".node")
+    monkeypatch.setattr(browser, "CLONE", tmp_path)
+    monkeypatch.delenv("MOS_BROWSER_NEEDED", raising=False)
+    (tmp_path / "bin").mkdir()
+
+    def program(name, status=0):
+        file = tmp_path / "bin" / name
+        file.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\nexit {status}\n')
+        file.chmod(0o755)
+
+    program.calls = lambda: (
+        (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+    )
+    return program
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
+def test_without_apt_and_npm_the_browser_tests_are_skipped_and_the_script_says_so(
+    bare_machine, capsys
+):
+    load_script("test").prepare_browser(bring=True)
+    said = capsys.readouterr().out
+    assert "the tests in a browser are skipped: there is no Node.js, no Chromium" in said
+    assert "MOS_BROWSER_NEEDED" not in os.environ
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
+def test_a_persons_machine_gets_packages_in_the_clone_and_no_programs(bare_machine):
+    for name in ("npm", "apt-get"):
+        bare_machine(name)
+    load_script("test").prepare_browser(bring=False)
+    assert bare_machine.calls().startswith("npm install --prefix")
+    assert "apt-get" not in bare_machine.calls()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
+def test_a_build_machine_gets_what_is_missing_and_nothing_else(bare_machine):
+    for name in ("npm", "node", "apt-get"):
+        bare_machine(name)
+    load_script("test").prepare_browser(bring=True)
+    calls = bare_machine.calls()
+    assert calls.index(" update") < calls.index("--no-install-recommends chromium")
+    assert "nodejs" not in calls
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
+def test_what_cannot_be_installed_is_skipped_and_ends_nothing(bare_machine, capsys):
+    for name in ("npm", "node", "apt-get"):
+        bare_machine(name, status=1)
+    load_script("test").prepare_browser(bring=True)
+    assert "no Chromium" in capsys.readouterr().out
+    assert "install -y" not in bare_machine.calls()

@@ -1,9 +1,7 @@
 """Scripts for a real browser (tests/web/*.mjs): run one, read the JSON that it prints.
 
-They are skipped without Node.js, Chromium or playwright-core. scripts/test looks for the last one
-in the clone's .node/, NODE_PATH may name another folder (`npm install playwright-core`).
 MOS_BROWSER_ADDRESS names a server that runs already, for another version of the frontend;
-MOS_SHOTS a folder for screenshots.
+MOS_SHOTS a folder for screenshots; MOS_BROWSER_NEEDED forbids to skip these tests.
 """
 
 import json
@@ -14,29 +12,41 @@ from pathlib import Path
 
 import pytest
 
-CLONE = Path(__file__).absolute().parents[2]
-WEB = CLONE / "tests" / "web"
-PACKAGES = CLONE / ".node" / "node_modules"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+from lib import browser
+
+WEB = Path(__file__).absolute().parents[1] / "web"
+PACKAGES = browser.FOLDER / "node_modules"
 RENDERERS = ["classic", "vue"]
-MISSING = 3  # exit status of a script without playwright-core
+
+
+def skip(reason: str) -> None:
+    """Skips the test, or fails it where the browser is meant to be there."""
+    (pytest.fail if os.environ.get("MOS_BROWSER_NEEDED") else pytest.skip)(reason)
+
+
+def need(*packages: str) -> str:
+    """Node.js's program. Skips the test without it or without one of the packages."""
+    node = shutil.which("node")
+    lacks = [] if node else ["Node.js"]
+    lacks += [name for name in packages if not (PACKAGES / name).is_dir()]
+    if lacks:
+        skip(f"there is no {', no '.join(lacks)}; scripts/test --bring-browser installs it")
+    assert node
+    return node
 
 
 def look(script: str, request, renderer: str) -> dict:
     """What a script of tests/web saw in one renderer, on the session's server."""
-    node = shutil.which("node")
-    if not (node and CHROMIUM):
-        pytest.skip("needs Node.js and Chromium")
+    node, chromium = need("playwright-core"), browser.find_chromium()
+    if chromium is None:
+        skip("there is no Chromium; scripts/test --bring-browser installs it")
     address = os.environ.get("MOS_BROWSER_ADDRESS") or request.getfixturevalue("server").address
-    paths = [str(PACKAGES), *filter(None, [os.environ.get("NODE_PATH")])]
     done = subprocess.run(
         [node, WEB / script, address, renderer, *os.environ.get("MOS_SHOTS", "").split()],
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "CHROMIUM": CHROMIUM, "NODE_PATH": os.pathsep.join(paths)},
+        env={**os.environ, "CHROMIUM": chromium, "NODE_PATH": str(PACKAGES)},
         timeout=900,
     )
-    if done.returncode == MISSING:
-        pytest.skip("needs playwright-core")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

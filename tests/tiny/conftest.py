@@ -2,6 +2,7 @@
 
 import pytest
 
+import support.with_comfyui  # noqa: F401 (before any test file imports ComfyUI)
 from support.golden import CONCEPTS, GOLDEN
 
 
@@ -27,17 +28,6 @@ def clip():
     from support.tiny_models import golden_clip
 
     return golden_clip()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tiny tensors gain nothing from threads, and lose much where the cores are busy."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

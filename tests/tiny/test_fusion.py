@@ -1,5 +1,7 @@
 """Ring 2: fusion on ComfyUI's own classes, against the reference's whole pipeline."""
 
+from types import SimpleNamespace
+
 import comfy.model_management
 import pytest
 import torch
@@ -9,6 +11,7 @@ from mix_of_show.mos_core.formats.fused_file import read_fused, save_fused
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.fuse.stage import input_group
 from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.fuse import sums_place as place
 from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.patch.fuse.rows import published_sigmas
@@ -188,3 +191,15 @@ def test_files_that_are_no_fusion_are_refused(content, tmp_path, concepts):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(MosError):
         FuseSettings(**wrong).check()
+
+
+def test_sums_go_to_the_cpu_when_the_device_is_short(monkeypatch):
+    model = SimpleNamespace(
+        load_device=torch.device("cuda"), model_size=lambda: 100, loaded_size=lambda: 40
+    )
+    monkeypatch.setattr(place.management, "minimum_inference_memory", lambda: 1000)
+    monkeypatch.setattr(place.management, "get_free_memory", lambda device: 2000)
+    assert place.place_of_sums(model, 900) is None
+    assert place.place_of_sums(model, 941) == torch.device("cpu")
+    model.load_device = torch.device("cpu")
+    assert place.place_of_sums(model, 10**12) is None

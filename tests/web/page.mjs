@@ -2,18 +2,12 @@
 //
 // ADDRESS of a running ComfyUI with the pack, RENDERER classic or vue, FOLDER for screenshots. Needs
 // playwright-core (found through NODE_PATH too) and Chromium (CHROMIUM names it). A script prints one
-// JSON object of what was seen; exit status 3: playwright-core is missing.
+// JSON object of what was seen.
 
 import { createRequire } from "node:module";
 
 export const [address, renderer, folder] = process.argv.slice(2);
-const require = createRequire(import.meta.url);
-let chromium;
-try {
-  ({ chromium } = require("playwright-core"));
-} catch {
-  process.exit(3);
-}
+const { chromium } = createRequire(import.meta.url)("playwright-core");
 
 export const seen = { errors: [] };
 const browser = await chromium.launch({
