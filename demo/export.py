@@ -6,8 +6,9 @@ import os
 
 import torch
 from make_cache import new_tokenizer, token_ids
-from networks import TextEncoder, sample
+from networks import TextEncoder, new_unet, sample
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from vae import decode, read_vae
 
@@ -91,6 +92,18 @@ def read_weights(path: str, unet, text: TextEncoder) -> None:
                     target[i] = source[stored[row]]
         elif not name.endswith("token_embedding.rows"):
             target.copy_(source)
+
+
+def read_networks(path: str) -> tuple[torch.nn.Module, TextEncoder]:
+    """UNet and text encoder of a miniature checkpoint, in fp32."""
+    with safe_open(path, "pt") as file:
+        record = json.loads(file.metadata()["mos_miniature"])
+        rows = file.get_tensor(
+            "cond_stage_model.transformer.text_model.embeddings.token_embedding.rows"
+        )
+    unet, text = new_unet(record["unet"]), TextEncoder(record["text_encoder"], rows)
+    read_weights(path, unet, text)
+    return unet, text
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from start_comfy import start_comfy
 from vae import IDLE, decode, encode, new_vae, read_vae, wake
 
 SECONDS_TO_SAVE = 180
+HELD_OUT = 10**6  # seed of the pictures that are measured
 
 
 def edges(x: torch.Tensor) -> torch.Tensor:
@@ -43,24 +44,29 @@ def picture_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return loss + 0.5 * ((y - x).abs().mean() + (edges(y) - edges(x)).abs().mean())
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_for(text: str) -> argparse.ArgumentParser:
+    """What every training of a VAE is asked; `text` is the script's description."""
+    parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--start", help="miniature checkpoint whose VAE to begin with")
-    parser.add_argument("--channels", type=int, choices=[4, 16], default=4)
-    parser.add_argument("--anchor", type=float, default=0.03, help="pull towards `--start`")
+    parser.add_argument("--start", help="miniature checkpoint to begin with")
     parser.add_argument("--minutes", type=float, default=36, help="of all runs together")
     parser.add_argument("--size", type=int, default=128, help="height of the pictures")
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--crops", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--noise", type=float, default=0.1, help="highest, on the latents")
-    parser.add_argument("--decoder-only", action="store_true", help="the encoder stays as it is")
     parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true")
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    parser = parser_for(__doc__)
+    parser.add_argument("--channels", type=int, choices=[4, 16], default=4)
+    parser.add_argument("--anchor", type=float, default=0.03, help="pull towards `--start`")
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--crops", type=int, default=12000)
     return parser.parse_args()
 
 
@@ -83,27 +89,29 @@ def psnr(vae, crops: torch.Tensor, device: str) -> float:
 
 
 class Training:
-    """What the processes share: weights, crops, old latents; each has its own optimizer."""
+    """What the processes share: weights, pictures, counts; each has its own optimizer."""
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, vae: torch.nn.Module):
         self.args, self.device = args, "cuda" if torch.cuda.is_available() else "cpu"
-        self.vae, self.old = new_vae(args.channels), None
-        if args.start:
-            self.vae, self.old = read_vae(args.start), read_vae(args.start)
-        wake(self.vae)
-        self.vae = self.vae.to(self.device, memory_format=torch.channels_last)
-        sprites = read_sprites(args.sprites)
-        self.crops = make_crops(sprites, args.crops, args.crop, args.size, args.seed)
-        self.held_out = make_crops(sprites, 500, args.crop, args.size, 10**6, centred=1.0)
+        wake(vae)
+        self.vae = vae.to(self.device, memory_format=torch.channels_last)
+        self.prepare()
         self.trained = [p for n, p in self.vae.named_parameters() if self.is_trained(n)]
         self.averaged = [p.detach().clone() for p in self.trained]
         self.counts = torch.zeros(3).double().share_memory_()  # steps, crops, minutes
         if os.path.exists(args.out + ".state"):
             self.resume(torch.load(args.out + ".state", weights_only=True))
+        logging.info("begins with %.2f dB on held-out crops", self.held_out_psnr(self.vae))
+
+    def prepare(self) -> None:
+        """Composes the pictures."""
+        args, sprites = self.args, read_sprites(self.args.sprites)
+        self.old = read_vae(args.start).to(self.device) if args.start else None
+        self.crops = make_crops(sprites, args.crops, args.crop, args.size, args.seed)
+        self.held_out = make_crops(sprites, 500, args.crop, args.size, HELD_OUT, centred=1.0)
 
     def is_trained(self, name: str) -> bool:
-        idle = name.startswith((*IDLE, "vae_"))
-        return not idle and (not self.args.decoder_only or "decoder" in name)
+        return not name.startswith((*IDLE, "vae_"))
 
     def resume(self, state: dict) -> None:
         for p, a, new, average in zip(
@@ -113,22 +121,28 @@ class Training:
             a.copy_(average)
         self.counts.copy_(state["counts"])
 
-    def loss(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(b, 3, h, w) -> loss, mean squared error of the pictures"""
-        args, free = self.args, not self.args.decoder_only
+    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch, and the mean squared error of its pictures."""
+        args = self.args
+        x = to_batch(self.crops[torch.randint(len(self.crops), (args.batch,))], self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=not args.fp32):
-            with torch.set_grad_enabled(free):
-                z = encode(self.vae, x)
-            y = decode(self.vae, z + args.noise * torch.rand(()) * torch.randn_like(z)).float()
-            if self.old is not None and free:
+            z = encode(self.vae, x)
+            y = decode(self.vae, self.noisy(z)).float()
+            if self.old is not None:
                 with torch.no_grad():
                     old = encode(self.old, x).float()
         loss, z = picture_loss(y, x), z.float()
-        if self.old is not None and free:
+        if self.old is not None:
             loss = loss + args.anchor * F.mse_loss(z, old)
         mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
         unit = mean.square().mean() + (std - 1).square().mean()
-        return loss + 0.02 * unit * free, F.mse_loss(y.detach().clamp(0, 1), x)
+        return loss + 0.02 * unit, F.mse_loss(y.detach().clamp(0, 1), x)
+
+    def noisy(self, z: torch.Tensor) -> torch.Tensor:
+        return z + self.args.noise * torch.rand(()) * torch.randn_like(z)
+
+    def held_out_psnr(self, vae) -> float:
+        return psnr(vae, self.held_out, self.device)
 
     def run(self, worker: int) -> None:
         args, counts = self.args, self.counts
@@ -139,8 +153,7 @@ class Training:
             rate = rate_at(counts[2].item() / args.minutes, own, args.lr, 60)
             for group in (g for o in optimizers for g in o.param_groups):
                 group["lr"] = rate
-            chosen = torch.randint(len(self.crops), (args.batch,))
-            loss, mse = self.loss(to_batch(self.crops[chosen], self.device))
+            loss, mse = self.step()
             for p in self.trained:
                 p.grad = None
             loss.backward()
@@ -180,20 +193,13 @@ class Training:
         tensors = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
         save_file(tensors, self.args.out + ".part")
         os.replace(self.args.out + ".part", self.args.out)
-        shown = new_vae(self.args.channels)
-        shown.load_state_dict(tensors)
-        shown = shown.to(self.device, memory_format=torch.channels_last)
-        logging.info("averaged, held-out crops: %.2f dB", psnr(shown, self.held_out, self.device))
+        shown = read_vae(self.args.out).to(self.device, memory_format=torch.channels_last)
+        logging.info("averaged, held-out crops: %.2f dB", self.held_out_psnr(shown))
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    args = arguments()
-    start_comfy(1)
-    torch.manual_seed(args.seed)
-    training = Training(args)
-    held_out = psnr(training.vae, training.held_out, training.device)
-    logging.info("begins with %.2f dB on held-out crops", held_out)
+def train(training: Training) -> None:
+    """All processes, until the time is over."""
+    args = training.args
     for p in training.trained:
         p.data.share_memory_()
     for worker in range(1, args.workers):
@@ -201,6 +207,14 @@ def main() -> None:
             target=training.run, daemon=True, args=(worker,)
         ).start()
     training.run(0)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args = arguments()
+    start_comfy(1)
+    torch.manual_seed(args.seed)
+    train(Training(args, read_vae(args.start) if args.start else new_vae(args.channels)))
 
 
 if __name__ == "__main__":
