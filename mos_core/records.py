@@ -29,6 +29,11 @@ class Concept:
     resume: Mapping[str, torch.Tensor] | None = None
 
     @property
+    def tables(self) -> Mapping[str, Mapping[str, torch.Tensor]]:
+        """Text encoder -> token -> (rows, width)."""
+        return {"clip_l": self.embeddings}
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         return tuple(self.embeddings)
 
