@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import comfy.hooks
 import comfy.sd
@@ -315,8 +316,7 @@ def test_a_token_that_two_concepts_claim_is_refused(unet, clip, concepts):
 
 def test_tokens_that_differ_in_case_only_are_refused(concepts):
     table = concepts["a"].embeddings["<a1>"]
-    concept = copy.copy(concepts["b"])
-    object.__setattr__(concept, "embeddings", {"<A1>": table})
+    concept = replace(concepts["b"], words=("<A1>",), tables={"clip_l": {"<A1>": table}})
     with pytest.raises(ConceptTokenError, match=r"<A1>"):
         Vocabulary({"clip_l": {"<a1>": table}}, {"<a1>": "first"}).extended(concept)
 
