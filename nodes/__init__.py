@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from . import apply, compose, fuse, fuse_export, handoff, load, regions, sample, train
+from .concept_names import add_routes
 from .folders import register_folders
 
 NODES = [
@@ -19,6 +20,7 @@ NODES = [
 
 
 register_folders()  # before the nodes list what is in them
+add_routes()
 
 
 class MixOfShowExtension(ComfyExtension):

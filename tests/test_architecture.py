@@ -16,7 +16,7 @@ ROOMS = {
     "families": {"errors"},
     "records": {"deltas"},
     "formats": {"errors", "deltas", "records", "families"},
-    "text": {"errors", "records", "families"},
+    "text": {"errors", "records"},
     "regions": {"errors"},
     "train": {"errors", "deltas", "records", "families"},
     "fuse": {"errors", "deltas", "records", "families"},

@@ -46,6 +46,7 @@ def test_keys_act_on_the_box_and_not_on_the_graph(seen):
     assert (seen["duplicated"], seen["deleted"]) == (4, 3)
     assert seen["keysUndone"] == [WIZARD, MOVED, TAXI]
     assert (seen["nodes"], seen["nodesAfterUndo"], seen["nodesAfterCopy"]) == (2, 2, 2)
+    assert seen["boxesAfterCopy"] == 4
 
 
 def test_alt_leaves_the_grid_and_escape_gives_up_a_drag(seen):

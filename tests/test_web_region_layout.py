@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mix_of_show.mos_core.regions import layout_json
+from mix_of_show.mos_core.regions import layout_json, mask_runs
 from mix_of_show.mos_core.regions.layout_json import parse_layout
 from mix_of_show.mos_core.regions.picture import PALETTE
 
@@ -19,12 +19,15 @@ NODE = shutil.which("node")
 NODE_NEEDED = (20, 19)  # knows modules by their text
 
 EDIT_A_LAYOUT = """
+import { blankMask, painted } from "EDITOR/masks.js";
 import { LayoutState } from "EDITOR/state.js";
 const state = new LayoutState([768, 512]);
 state.preset("columns3");
 state.select(1);
 state.update({ prompt: "a <zebra>", negative: "\\u00e9\\"}", weight: 0.25, concept: "zebra" });
 state.update({ x: 1000 });
+state.setDepth("front");
+state.setMask(painted(blankMask([768, 512]), [768, 512], [100, 100], [330, 260], 40, true), -1);
 console.log(state.save());
 """
 
@@ -64,13 +67,19 @@ def test_what_the_editor_saves_is_a_layout_for_the_node():
     assert done.returncode == 0, done.stderr
     regions = parse_layout(done.stdout, 768, 512)
     assert regions.notes == ()
-    assert [region.prompt for region in regions.regions] == ["", "a <zebra>", ""]
-    zebra = regions.regions[1]
+    assert [region.prompt for region in regions.regions] == ["", "a <zebra>", "", ""]
+    zebra, brushed = regions.regions[1], regions.regions[3]
     assert (zebra.negative, zebra.weight, zebra.concept) == ('é"}', 0.25, "zebra")
     assert (zebra.box.x0, zebra.box.x1, zebra.color) == (512 / 768, 1.0, 1)
+    assert (zebra.depth, brushed.depth) == (1, None)
+    assert brushed.mask.shape == (128, 192)
+    assert brushed.mask[50, 50] == 1
+    assert brushed.mask.mean() == pytest.approx((280.2 * 80 + 5027) / (768 * 512), rel=0.01)
 
 
 def test_the_editor_and_the_node_share_colours_cells_and_version():
     assert json.loads(constant("palette.js", "PALETTE")) == list(PALETTE)
     assert int(constant("geometry.js", "FINEST_CELL")) == layout_json.FINEST_CELL
     assert int(constant("layout_json.js", "VERSION")) == layout_json.VERSION
+    assert int(constant("masks.js", "CELL")) == mask_runs.CELL
+    assert int(constant("masks.js", "LONGEST")) == mask_runs.LONGEST

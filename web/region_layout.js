@@ -2,24 +2,40 @@
 /** Region Layout's canvas: the widget of the type MOS_LAYOUT, in both renderers of the editor. Its
  * value is the layout's JSON; everything else is in region_layout/. */
 
-// @ts-ignore: served by ComfyUI
 import { app } from "../../scripts/app.js";
-// @ts-ignore
 import { api } from "../../scripts/api.js";
 import { RegionEditor } from "./region_layout/editor.js";
+import {
+  ConceptNames,
+  conceptLoaders,
+  isLinked,
+  showsADrawing,
+  shownBy,
+  sourceOf,
+  valueOf,
+  viewOf,
+} from "./region_layout/graph.js";
+import { Session } from "./region_layout/session.js";
 
-const SMALLEST_HEIGHT = 480;
-const FIRST_SIZE = { minWidth: 460, minHeight: 700 };
+/** @typedef {any} GraphNode */
+/** @typedef {import("./region_layout/geometry.js").Size} Size */
+
+const SMALLEST = { width: 420, height: 520 };
+const FIRST_SIZE = { minWidth: 480, minHeight: 840 };
 const SIZE = 512; // of a canvas, where the node does not say
 const GRID = 8;
-const GRID_PROPERTY = "mos_grid"; // in the node's properties: the grid must not make a run new
+// In the node's properties, because they must not make a run new:
+const GRID_PROPERTY = "mos_grid";
+const PICTURE_PROPERTY = "mos_picture"; // false: no picture behind the regions
 
-/** The editor's value of a widget of the node. @param {any} node @param {string} name */
-const valueOf = (node, name) => node.widgets?.find((/** @type {any} */ w) => w.name === name)?.value;
+/** All that are open. @type {Set<Session>} */
+const sessions = new Set();
+const refreshAll = () => sessions.forEach((session) => session.refresh());
+const names = new ConceptNames((address) => api.fetchApi(address), refreshAll);
+const address = (/** @type {string} */ route) => api.apiURL(route);
 
-/** Whether a widget's value comes from another node. @param {any} node @param {string} name */
-const isLinked = (node, name) =>
-  node.inputs?.some((/** @type {any} */ input) => input.name === name && input.link != null);
+/** The picture that the graph drew last, or "". */
+let lastDrawn = "";
 
 /** Lets `after` follow each call of a method or callback that may not be there.
  * @param {any} object @param {string} name @param {(...given: any[]) => void} after */
@@ -32,80 +48,113 @@ function follow(object, name, after) {
   };
 }
 
-/** The picture that a linked Load Image shows, or "".  @param {any} node */
-function linkedPicture(node) {
-  const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === "background");
-  const source = slot >= 0 && node.graph ? node.getInputNode(slot) : null;
-  const file = source?.type === "LoadImage" ? String(valueOf(source, "image") ?? "") : "";
-  if (!file) return "";
-  const [, subfolder, filename] = /** @type {string[]} */ (/^(?:(.*)\/)?([^/]*)$/.exec(file));
-  const query = new URLSearchParams({ filename, subfolder: subfolder ?? "", type: "input" });
-  return api.apiURL(`/view?${query}`);
-}
-
 /** Tells the graph that a saved value is another, for its undo and its mark of unsaved changes.
- * @param {any} node */
+ * @param {GraphNode} node */
 function tell(node) {
   node.graph?.setDirtyCanvas?.(true, false);
   app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 }
 
-/** @param {any} node @param {string} name */
-function makeWidget(node, name) {
-  let telling = 0;
-  /** @type {number[]} Width and height of the last run. */
-  let ran = [];
-  let before = 0; // regions that came in at the last run
-  const editor = new RegionEditor({
+/** What is to be seen at the node's background, or "". @param {GraphNode} node */
+const linkedPicture = (node) => shownBy(sourceOf(node, "background"), app.nodeOutputs, address);
+
+/** What the node says and keeps for its editor.
+ * @param {GraphNode} node @param {() => void} changed */
+function makeHost(node, changed) {
+  const last = { canvas: /** @type {number[]} */ ([]), before: 0, picture: "", incoming: "", linked: "" };
+  const isWide = () => ["width", "height"].some((side) => isLinked(node, side));
+  /** @type {import("./region_layout/session.js").Host} */
+  const host = {
     canvas: () => {
       const [width, height] = ["width", "height"].map(
-        (side, i) => (isLinked(node, side) && ran[i]) || Number(valueOf(node, side)) || SIZE
+        (side, i) => (isLinked(node, side) && last.canvas[i]) || Number(valueOf(node, side)) || SIZE
       );
       return [width, height];
     },
-    before: () => (isLinked(node, "regions") ? before : 0),
+    get setCanvas() {
+      return isWide() ? null : (/** @type {Size} */ size) => setSize(node, size);
+    },
+    before: () => (isLinked(node, "regions") ? last.before : 0),
     step: () => Number(node.properties?.[GRID_PROPERTY] ?? GRID),
     setStep: (step) => {
       node.properties[GRID_PROPERTY] = step;
       tell(node);
     },
-    changed: () => {
-      widget.callback?.(widget.value);
-      clearTimeout(telling);
-      telling = window.setTimeout(() => tell(node), 300); // a drag is one change
+    changed,
+    picture: () => {
+      const linked = linkedPicture(node);
+      if (linked !== last.linked) last.picture = ""; // another file since the run
+      last.linked = linked;
+      const isBehind = isLinked(node, "background") || isLinked(node, "regions");
+      return (isBehind && last.picture) || linked || lastDrawn;
     },
+    isPictured: () => node.properties?.[PICTURE_PROPERTY] !== false,
+    setPictured: (isPictured) => {
+      node.properties[PICTURE_PROPERTY] = isPictured;
+      tell(node);
+    },
+    concepts: () => names.of(conceptLoaders(node)),
+    incoming: () => (isLinked(node, "regions") ? last.incoming : ""),
+    takeOver: () => {
+      node.disconnectInput(node.inputs.findIndex((/** @type {any} */ input) => input.name === "regions"));
+      tell(node);
+    },
+  };
+  return { host, last };
+}
+
+/** @param {GraphNode} node @param {Size} size */
+function setSize(node, size) {
+  for (const [i, side] of ["width", "height"].entries()) {
+    const widget = node.widgets?.find((/** @type {any} */ w) => w.name === side);
+    if (!widget) continue;
+    widget.value = size[i];
+    widget.callback?.(size[i]);
+  }
+}
+
+/** @param {GraphNode} node @param {string} name */
+function makeWidget(node, name) {
+  let telling = 0;
+  const { host, last } = makeHost(node, () => {
+    widget.callback?.(widget.value);
+    clearTimeout(telling);
+    telling = window.setTimeout(() => tell(node), 300); // a drag is one change
   });
+  const session = new Session(host);
+  const editor = new RegionEditor(session);
+  sessions.add(session);
   const widget = node.addDOMWidget(name, "MOS_LAYOUT", editor.element, {
-    getValue: () => editor.state.save(),
+    getValue: () => session.state.save(),
     setValue: (/** @type {string} */ value) => {
-      editor.refresh();
-      editor.state.load(String(value ?? ""));
+      session.refresh();
+      session.state.load(String(value ?? ""));
     },
-    getMinHeight: () => SMALLEST_HEIGHT,
+    getMinHeight: () => SMALLEST.height,
     hideOnZoom: false,
     serialize: true,
   });
 
   for (const side of ["width", "height"]) {
     const size = node.widgets?.find((/** @type {any} */ w) => w.name === side);
-    if (size) follow(size, "callback", () => editor.refresh());
+    if (size) follow(size, "callback", () => session.refresh());
   }
-  follow(node, "onConfigure", () => editor.refresh());
-  let linked = "";
-  const showLinked = () => {
-    const picture = linkedPicture(node);
-    if (picture !== linked) editor.setBackdrop(picture);
-    linked = picture;
-  };
-  follow(node, "onConnectionsChange", () => setTimeout(showLinked));
-  editor.element.addEventListener("pointerenter", showLinked);
+  follow(node, "onConfigure", () => session.refresh());
+  follow(node, "onRemoved", () => sessions.delete(session));
+  follow(node, "onAdded", () => sessions.add(session));
+  follow(node, "onResize", (/** @type {number[]} */ size) => {
+    if (size?.[0] < SMALLEST.width) size[0] = SMALLEST.width;
+  });
+  follow(node, "onConnectionsChange", () => setTimeout(() => session.refresh()));
   follow(node, "onExecuted", (/** @type {any} */ output) => {
     const [picture] = output?.mos_background ?? [];
-    if (picture) editor.setBackdrop(api.apiURL(`/view?${new URLSearchParams(picture)}`));
-    ran = output?.mos_canvas ?? [];
-    before = output?.mos_before?.[0] ?? 0;
-    editor.refresh();
-    editor.setNotes(output?.mos_notes ?? []);
+    last.picture = picture ? viewOf(picture, address) : "";
+    last.linked = linkedPicture(node);
+    last.canvas = output?.mos_canvas ?? [];
+    last.before = output?.mos_before?.[0] ?? 0;
+    last.incoming = output?.mos_incoming?.[0] ?? "";
+    session.refresh();
+    session.setNotes(output?.mos_notes ?? []);
   });
   forwardToGraph(editor.element);
   return { widget, ...FIRST_SIZE };
@@ -117,7 +166,7 @@ function forwardToGraph(element) {
   const isOverlay = () => Boolean(element.closest(".dom-widget"));
   element.addEventListener("wheel", (event) => {
     const target = /** @type {HTMLElement} */ (event.target);
-    if (isOverlay() && !target.closest("textarea:focus, .mos-chips")) {
+    if (isOverlay() && !target.closest("textarea:focus, .mos-chips, .mos-list")) {
       app.canvas.processMouseWheel(event);
     }
   });
@@ -133,6 +182,17 @@ function forwardToGraph(element) {
   }
 }
 
+/** Follows what the graph draws, to show it behind the regions without a link. */
+function followDrawings() {
+  api.addEventListener("executed", (/** @type {CustomEvent} */ { detail }) => {
+    const picture = detail?.output?.images?.find((/** @type {any} */ image) => image?.filename);
+    const node = app.graph?.getNodeById?.(detail?.display_node ?? detail?.node);
+    if (!picture || !showsADrawing(node)) return;
+    lastDrawn = viewOf(picture, address);
+    refreshAll();
+  });
+}
+
 function loadStyle() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
@@ -142,6 +202,9 @@ function loadStyle() {
 
 app.registerExtension({
   name: "mix-of-show.region-layout",
-  init: loadStyle,
+  init: () => {
+    loadStyle();
+    followDrawings();
+  },
   getCustomWidgets: () => ({ MOS_LAYOUT: makeWidget }),
 });

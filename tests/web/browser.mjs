@@ -172,6 +172,8 @@ try {
   await press("Control+c");
   await press("Control+v");
   seen.nodesAfterCopy = await nodeCount();
+  seen.boxesAfterCopy = (await regions()).length;
+  await press("Control+z");
 
   // Alt: off the grid; Escape in the middle of a drag: as before
   await drag([266, 400], [277, 389], ["Alt"]);
@@ -189,6 +191,7 @@ try {
   for (const [name, zoom] of [["pen", 0.6], ["finger", 1.3]]) {
     await page.evaluate((scale) => {
       app.canvas.ds.scale = scale;
+      app.canvas.ds.offset = [120, -100]; // the lower edge of the stage in view
       app.canvas.setDirty(true, true);
     }, zoom);
     const at = await settled();

@@ -5,17 +5,16 @@ import { test } from "node:test";
 
 import {
   between,
-  hit,
-  hitBelow,
   inside,
   isTooSmall,
-  presetRects,
   resized,
   scaled,
   snap,
   snapMoved,
   snapResized,
 } from "../../web/region_layout/geometry.js";
+import { presetRects } from "../../web/region_layout/presets.js";
+import { hit, hitBelow } from "../../web/region_layout/stack.js";
 import { LayoutState } from "../../web/region_layout/state.js";
 
 const rect = (x, y, width, height) => ({ x, y, width, height });
@@ -54,12 +53,13 @@ test("each handle moves its own sides, and no box turns inside out", () => {
 
 test("a press means the selected box, else the topmost; pressing again goes below", () => {
   const rects = [rect(0, 0, 100, 100), rect(50, 50, 100, 100), rect(60, 60, 20, 20)];
-  assert.equal(hit(rects, 70, 70), 2);
-  assert.equal(hit(rects, 70, 70, 0), 0);
-  assert.equal(hit(rects, 200, 200), -1);
-  assert.equal(hitBelow(rects, 70, 70, 2), 1);
-  assert.equal(hitBelow(rects, 70, 70, 1), 0);
-  assert.equal(hitBelow(rects, 70, 70, 0), 2);
+  const [at, canvas] = [[70, 70], [512, 512]];
+  assert.equal(hit(rects, at, canvas), 2);
+  assert.equal(hit(rects, at, canvas, 0), 0);
+  assert.equal(hit(rects, [200, 200], canvas), -1);
+  assert.equal(hitBelow(rects, at, canvas, 2), 1);
+  assert.equal(hitBelow(rects, at, canvas, 1), 0);
+  assert.equal(hitBelow(rects, at, canvas, 0), 2);
 });
 
 test("a guide within reach goes before the grid", () => {
@@ -89,7 +89,7 @@ test("a box without a whole cell of 8 pixels is too small", () => {
 });
 
 test("presets cover the canvas without overlap, on whole cells", () => {
-  for (const name of ["columns2", "columns3", "rows2", "rows3", "grid"]) {
+  for (const name of ["columns2", "columns3", "columns5", "rows2", "rows3", "grid", "grid9"]) {
     for (const canvas of [[512, 512], [832, 1216], [520, 344]]) {
       const rects = presetRects(name, canvas);
       const area = rects.reduce((sum, r) => sum + r.width * r.height, 0);
@@ -162,9 +162,9 @@ for (const [text, words] of [
 test("the value that the editor itself reports does not reset it", () => {
   const state = withBoxes(rect(0, 0, 64, 64));
   state.load(state.save());
-  assert.equal(state.past.length, 1);
+  assert.equal(state.history.past.length, 1);
   state.load('{"version":1,"regions":[]}');
-  assert.equal(state.past.length, 0);
+  assert.equal(state.history.past.length, 0);
 });
 
 // ------------------------------------------------------------------------- undo and redo
@@ -212,7 +212,7 @@ test("a drag is one step back, and so is typing; two drags are two", () => {
 test("typing again after leaving a field is a step of its own", () => {
   const state = withBoxes(rect(0, 0, 64, 64));
   state.update({ prompt: "a" }, "prompt 0");
-  state.endGesture();
+  state.history.end();
   state.update({ prompt: "ab" }, "prompt 0");
   state.undo();
   assert.equal(state.box.prompt, "a");
@@ -240,7 +240,7 @@ test("a change after an undo forgets what was undone", () => {
 test("an update that changes nothing is no step", () => {
   const state = withBoxes(rect(0, 0, 64, 64));
   state.update({ x: 0, prompt: "" });
-  assert.equal(state.past.length, 1);
+  assert.equal(state.history.past.length, 1);
 });
 
 // ------------------------------------------------------------------------- boxes

@@ -1,72 +1,83 @@
 // @ts-check
-/** The editor: toolbar, stage, chips and fields around one LayoutState. Knows the page, and of
- * ComfyUI only what `host` gives it. */
+/** The editor: toolbar, stage, chips, fields and list around one Session. Knows the page, and of
+ * ComfyUI only what the session's host gives it. */
 
-import { drawBoxes, drawChips } from "./draw.js";
-import { icon, make } from "./elements.js";
-import { makeFields, statusOf } from "./fields.js";
-import { actionOf } from "./keys.js";
+import { copyRegions, pasteRegions } from "./clipboard.js";
+import { openDialog } from "./dialog.js";
+import { drawBoxes, drawChips, spokenName } from "./draw.js";
+import { make, write } from "./elements.js";
+import { makeFields } from "./fields.js";
+import { actionOf, HELP, isWriting } from "./keys.js";
+import { makeList } from "./list.js";
+import { openMenu } from "./menu.js";
 import { followPointers } from "./pointer.js";
-import { LayoutState } from "./state.js";
+import { regionItems } from "./region_menu.js";
+import { hit } from "./stack.js";
+import { marksOf, statusOf } from "./status.js";
+import { makeToolbar } from "./toolbar.js";
+import { makeTraces } from "./traces.js";
+import { panned, WHOLE, zoomed } from "./view.js";
 
-/** @typedef {import("./geometry.js").Size} Size */
-/** @typedef {import("./geometry.js").Preset} Preset */
-
-/** What the editor needs of its node.
- * @typedef {object} Host
- * @property {() => Size} canvas width and height of the picture
- * @property {() => number} before how many regions come in before the boxes, if known
- * @property {() => void} changed the layout is another
- * @property {() => number} step of the grid in pixels; 1: none
- * @property {(step: number) => void} setStep */
-
-const PRESETS = {
-  columns2: "Two side by side",
-  columns3: "Three side by side",
-  rows2: "Two rows",
-  rows3: "Three rows",
-  grid: "Grid of four",
-};
-const GRIDS = { 1: "No grid", 8: "Grid 8", 64: "Grid 64" };
+/** @typedef {import("./session.js").Session} Session */
+/** @typedef {[number, number]} Point */
 
 export class RegionEditor {
-  /** @param {Host} host */
-  constructor(host) {
-    this.host = host;
-    this.state = new LayoutState(host.canvas(), (what) => this.#changed(what));
-    /** @type {string[]} */
-    this.notes = [];
-    this.fields = makeFields(this.state);
+  /** @param {Session} session @param {boolean} isLarge over the whole page, with the list beside */
+  constructor(session, isLarge = false) {
+    this.session = session;
+    this.isLarge = isLarge;
+    this.isListed = isLarge;
+    this.isPanning = false;
+    /** @type {import("./view.js").View} */
+    this.view = WHOLE;
+    this.fields = makeFields(session, () => session.state.selected);
+    this.list = makeList(session);
     this.layer = make("div", { class: "mos-layer" });
     this.backdrop = make("img", { class: "mos-backdrop", alt: "", draggable: "false" });
+    this.hint = make("div", { class: "mos-hint" });
+    this.traces = makeTraces(session);
     // Keys go to an input: the graph leaves alone what is typed into one, Delete and Ctrl+Z too.
-    this.keys = make("input", {
-      class: "mos-keys",
-      readonly: "",
-      inputmode: "none",
-      "aria-label": "Canvas of the regions. Arrows move the selected box, with Shift they resize it.",
-    });
-    this.stage = make("div", { class: "mos-stage" }, this.backdrop, this.layer);
+    this.keys = make("input", { class: "mos-keys", readonly: "", inputmode: "none" });
+    this.stage = make(
+      "div",
+      { class: "mos-stage", role: "group", "aria-label": "Canvas" },
+      ...[this.backdrop, this.layer, ...this.traces.elements, this.hint]
+    );
+    this.frame = make("div", { class: "mos-frame" }, this.keys, this.stage);
     this.chips = make("div", { class: "mos-chips", role: "group", "aria-label": "Regions" });
     this.status = make("div", { class: "mos-status", role: "status" });
     this.file = make("input", { type: "file", accept: "image/*", class: "mos-file", tabindex: -1 });
-    this.buttons = this.#makeButtons();
-    this.grid = this.#makeGrid();
+    this.toolbar = makeToolbar(session, {
+      focus: () => this.focus(),
+      zoom: (factor) => this.zoom(factor),
+      zoomNow: () => this.view.zoom,
+      help: () => this.help(),
+      toggleList: () => this.#toggleList(),
+      isListed: () => this.isListed,
+      popOut: isLarge ? null : () => this.popOut(),
+      chooseFile: () => this.file.click(),
+    });
+    const below = [this.chips, this.fields.element, this.status];
     this.element = make(
       "div",
-      { class: "mos-layout" },
-      this.#makeToolbar(),
-      make("div", { class: "mos-frame" }, this.keys, this.stage),
-      this.chips,
-      this.fields.element,
-      this.status,
-      this.file
+      { class: isLarge ? "mos-layout mos-large" : "mos-layout" },
+      this.toolbar.element,
+      make("div", { class: "mos-body" }, this.frame, this.list.element),
+      ...[...below, this.file]
     );
-    this.pointers = followPointers(this.stage, this.state, {
-      step: () => host.step(),
+    this.pointers = followPointers({
+      element: this.stage,
+      session,
+      showLine: (line) => this.traces.showLine(line),
+      isPanning: () => this.isPanning,
       onpress: () => this.focus(),
+      onwrite: (index) => this.write(index),
+      onmenu: (at, x, y) => this.menu(at, x, y),
+      pan: (dx, dy) => this.#look(panned(this.view, dx, dy)),
+      zoom: (factor, at) => this.#look(zoomed(this.view, factor, at)),
     });
     this.#listen();
+    session.editors.add(this);
     this.draw();
   }
 
@@ -74,141 +85,135 @@ export class RegionEditor {
     this.keys.focus({ preventScroll: true });
   }
 
-  /** Takes over the node's width and height. */
-  refresh() {
-    this.state.setCanvas(this.host.canvas());
-    this.grid.value = String(this.host.step());
-    this.draw();
+  /** To the prompt of a region. @param {number} index */
+  write(index = this.session.state.selected) {
+    this.session.state.select(index);
+    if (this.isListed) this.list.focus(index);
+    else this.fields.focus();
   }
 
-  /** A picture behind the boxes. @param {string} url "" for none */
-  setBackdrop(url) {
-    if (this.backdrop.src.startsWith("blob:")) URL.revokeObjectURL(this.backdrop.src);
-    if (url) this.backdrop.src = url;
-    else this.backdrop.removeAttribute("src");
-    this.stage.classList.toggle("mos-pictured", Boolean(url));
-    this.buttons.picture.setAttribute("aria-pressed", String(Boolean(url)));
+  /** @param {number} factor 0: shows all @param {Point} [at] */
+  zoom(factor, at) {
+    this.#look(factor ? zoomed(this.view, factor, at) : WHOLE);
   }
 
-  /** What the last run said of the layout. @param {string[]} notes */
-  setNotes(notes) {
-    this.notes = notes;
-    this.draw();
+  help() {
+    const rows = HELP.map(([keys, text]) => make("tr", {}, make("th", {}, keys), make("td", {}, text)));
+    openDialog("Keys and mouse", make("table", {}, ...rows), "mos-help", () => this.focus());
+  }
+
+  /** The same layout in a window over the page. */
+  popOut() {
+    const large = new RegionEditor(this.session, true);
+    openDialog("Region Layout", large.element, "mos-popout", () => {
+      this.session.editors.delete(large);
+      this.draw();
+      this.focus();
+    });
+    large.focus();
+  }
+
+  /** The menu of the region at a point, or of the selected one where there is no point.
+   * @param {Point | null} at @param {number} x @param {number} y */
+  menu(at, x, y) {
+    const { state } = this.session;
+    if (at) {
+      const index = hit(state.regions, at, state.canvas, state.selected, true);
+      if (!state.chosen.includes(index)) state.select(index);
+    }
+    const back = () => this.focus();
+    const choose = (/** @type {string} */ name, /** @type {import("./menu.js").Items} */ items) =>
+      void openMenu(name, items, x, y, back);
+    const items = regionItems(this.session, { write: () => this.write(), choose });
+    openMenu("Region", items, x, y, back);
   }
 
   draw() {
-    const { state } = this;
+    const { session } = this;
+    const { state, host } = session;
     const [width, height] = state.canvas;
+    const marks = marksOf(session);
     this.element.style.setProperty("--mos-width", String(width));
     this.element.style.setProperty("--mos-height", String(height));
-    const step = this.host.step() < 64 ? 64 : this.host.step(); // lines closer than 64 are a haze
+    const step = host.step() < 64 ? 64 : host.step(); // lines closer than 64 are a haze
     this.stage.style.setProperty("--mos-column", `${(100 * step) / width}cqw`);
     this.stage.style.setProperty("--mos-row", `${(100 * step) / height}cqh`);
-    const first = this.host.before() + 1;
-    drawBoxes(this.layer, state, first);
-    drawChips(this.chips, state, first);
+    this.stage.dataset.tool = session.tool;
+    drawBoxes(this.layer, state, marks);
+    drawChips(this.chips, state, marks);
     this.fields.draw();
-    const { text, isProblem } = statusOf(state, this.notes, first);
-    this.status.textContent = this.status.title = text;
+    this.toolbar.draw();
+    this.element.classList.toggle("mos-listed", this.isListed);
+    if (this.isListed) this.list.draw(marks);
+    this.#drawBackdrop();
+    const { text, isProblem } = statusOf(session, marks);
+    write(this.status, text);
+    this.status.title = text;
     this.status.classList.toggle("mos-problem", isProblem);
-    this.buttons.undo.disabled = !state.past.length;
-    this.buttons.redo.disabled = !state.future.length;
-    this.buttons.copy.disabled = this.buttons.remove.disabled = !state.box;
-    this.buttons.up.disabled = !state.box || state.selected === state.regions.length - 1;
-    this.buttons.down.disabled = !state.box || state.selected === 0;
+    this.hint.hidden = Boolean(state.regions.length || state.problem);
+    write(this.hint, "Drag to draw a box for each character, then type what it shows.");
+    const { box } = state;
+    const now = box ? spokenName(box, marks.first + state.selected, marks.problems[state.selected]) : "nothing selected";
+    this.keys.setAttribute("aria-label", `Canvas of ${state.regions.length} regions; ${now}. Press ? for all keys.`);
   }
 
-  /** @param {"edit" | "select" | "load"} what */
-  #changed(what) {
-    if (!this.element) return; // still being made
-    if (what === "edit") this.notes = [];
+  #drawBackdrop() {
+    const url = this.session.picture;
+    if (url === (this.backdrop.getAttribute("src") ?? "")) return;
+    if (url) this.backdrop.src = url;
+    else this.backdrop.removeAttribute("src");
+    this.stage.classList.toggle("mos-pictured", Boolean(url));
+  }
+
+  #toggleList() {
+    this.isListed = !this.isListed;
     this.draw();
-    if (what === "edit") this.host.changed();
   }
 
-  #makeButtons() {
-    const { state } = this;
-    /** @param {Parameters<typeof icon>[0]} name @param {string} tip @param {() => void} act */
-    const button = (name, tip, act) =>
-      make(
-        "button",
-        { type: "button", class: "mos-button", title: tip, "aria-label": tip, onclick: act },
-        icon(name)
-      );
-    return {
-      undo: button("undo", "Undo (Ctrl+Z)", () => state.undo()),
-      redo: button("redo", "Redo (Ctrl+Y)", () => state.redo()),
-      copy: button("copy", "Duplicate (Ctrl+D)", () => state.duplicate()),
-      remove: button("remove", "Delete (Del)", () => state.remove()),
-      up: button("up", "One up (Page Up)", () => state.reorder(1)),
-      down: button("down", "One down (Page Down)", () => state.reorder(-1)),
-      picture: button(
-        "picture",
-        "Picture behind the boxes: from a file, not saved in the workflow; again: without",
-        () => this.#choosePicture()
-      ),
-    };
-  }
-
-  #makePresets() {
-    const presets = choice(PRESETS, "Arrange the boxes; their prompts stay", "Presets");
-    presets.value = "";
-    presets.addEventListener("change", () => {
-      this.state.preset(/** @type {Preset} */ (presets.value));
-      presets.value = "";
-      this.focus();
-    });
-    return presets;
-  }
-
-  #makeGrid() {
-    const grid = choice(GRIDS, "Edges snap to this grid, in pixels; hold Alt for free hand");
-    grid.value = String(this.host.step());
-    grid.addEventListener("change", () => {
-      this.host.setStep(Number(grid.value));
-      this.draw();
-    });
-    return grid;
-  }
-
-  #makeToolbar() {
-    const { undo, redo, copy, remove, up, down, picture } = this.buttons;
-    const gap = () => make("span", { class: "mos-gap" });
-    return make(
-      "div",
-      { class: "mos-toolbar", role: "toolbar" },
-      ...[this.#makePresets(), this.grid, gap(), undo, redo, gap(), copy, remove, up, down],
-      ...[gap(), picture]
-    );
-  }
-
-  #choosePicture() {
-    if (this.stage.classList.contains("mos-pictured")) this.setBackdrop("");
-    else this.file.click();
+  /** @param {import("./view.js").View} view */
+  #look(view) {
+    this.view = view;
+    this.stage.style.setProperty("--mos-zoom", String(view.zoom));
+    this.stage.style.transform = `translate(${100 * view.x}%, ${100 * view.y}%)`;
+    this.toolbar.draw();
   }
 
   #listen() {
-    const { element, state } = this;
+    const { element, session, stage } = this;
+    const { state } = session;
     this.chips.addEventListener("click", (event) => {
+      const chip = /** @type {HTMLElement | null} */ (
+        /** @type {HTMLElement} */ (event.target).closest(".mos-chip")
+      );
+      if (!chip) return;
+      const index = Number(chip.dataset.index);
+      if (event.ctrlKey || event.metaKey) state.toggle(index);
+      else state.select(index);
+      this.focus();
+    });
+    this.chips.addEventListener("contextmenu", (event) => {
       const chip = /** @type {HTMLElement} */ (event.target).closest(".mos-chip");
       if (!chip) return;
+      event.preventDefault();
+      event.stopPropagation();
       state.select(Number(/** @type {HTMLElement} */ (chip).dataset.index));
-      this.focus();
+      this.menu(null, event.clientX, event.clientY);
     });
     this.file.addEventListener("change", () => {
       const file = this.file.files?.[0];
-      if (file) this.setBackdrop(URL.createObjectURL(file));
+      if (file) session.setFile(URL.createObjectURL(file));
       this.file.value = "";
     });
-    this.stage.addEventListener("dragover", (event) => event.preventDefault());
-    this.stage.addEventListener("drop", (event) => {
+    stage.addEventListener("dragover", (event) => event.preventDefault());
+    stage.addEventListener("drop", (event) => {
       const file = [...(event.dataTransfer?.files ?? [])].find((f) => f.type.startsWith("image/"));
       if (!file) return;
       event.preventDefault();
       event.stopPropagation();
-      this.setBackdrop(URL.createObjectURL(file));
+      session.setFile(URL.createObjectURL(file));
     });
-    element.addEventListener("pointerenter", () => this.refresh());
+    this.frame.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    element.addEventListener("pointerenter", () => session.refresh());
     // The graph would drag the node, and take keys for commands of its own.
     for (const name of ["pointerdown", "mousedown", "dblclick"]) {
       element.addEventListener(name, (event) => {
@@ -219,39 +224,62 @@ export class RegionEditor {
       element.addEventListener(name, (event) => event.stopPropagation());
     }
     element.addEventListener("keydown", (event) => this.#press(event));
+    element.addEventListener("keyup", (event) => {
+      if (event.key === " ") this.#setPanning(false);
+    });
+    this.keys.addEventListener("blur", () => this.#setPanning(false));
+  }
+
+  /** @param {boolean} isPanning */
+  #setPanning(isPanning) {
+    this.isPanning = isPanning;
+    this.stage.classList.toggle("mos-panning", isPanning);
+  }
+
+  /** @param {WheelEvent} event */
+  #wheel(event) {
+    if (!event.ctrlKey && !event.metaKey && !this.isLarge) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const shown = this.stage.getBoundingClientRect();
+    const at = /** @type {Point} */ ([
+      (event.clientX - shown.left) / shown.width,
+      (event.clientY - shown.top) / shown.height,
+    ]);
+    this.zoom(Math.exp(-0.002 * event.deltaY), at);
   }
 
   /** @param {KeyboardEvent} event */
   #press(event) {
-    const target = /** @type {HTMLElement} */ (event.target);
-    if (target !== this.keys) {
-      if (event.key === "Escape") this.focus();
+    const { session } = this;
+    if (event.target !== this.keys) {
+      if (event.key === "Escape") {
+        event.preventDefault();
+        this.focus();
+      }
       if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
       return;
     }
-    const act = actionOf(event, this.state, {
-      step: this.host.step(),
+    if (isWriting(event, session)) {
+      event.stopPropagation();
+      return this.write(); // before the letter is written, so it goes there
+    }
+    const shown = this.stage.getBoundingClientRect();
+    const act = event.key === " " ? () => this.#setPanning(true) : actionOf(event, session, {
       cancelDrag: () => this.pointers.cancel(),
-      write: () => this.fields.focus(),
+      write: () => this.write(),
+      help: () => this.help(),
+      zoom: (factor) => this.zoom(factor),
+      copy: () => copyRegions(session.state),
+      paste: () => pasteRegions(session.state),
+      menu: () => this.menu(null, shown.left + 20, shown.top + 20),
     });
     const isCommand = event.ctrlKey || event.metaKey;
     if (!act && (isCommand || event.key === "Tab" || event.key.startsWith("F"))) return;
+    if (event.key === "Escape" && this.isLarge && !session.state.box) return; // closes the window
     event.stopPropagation();
     if (!act) return;
     event.preventDefault();
     act();
   }
-}
-
-/** A list to choose from. @param {Record<string, string>} choices value to text
- * @param {string} tip @param {string} [title] shown while nothing is chosen */
-function choice(choices, tip, title) {
-  const heading = title ? [make("option", { value: "", disabled: "", hidden: "" }, title)] : [];
-  const options = Object.entries(choices).map(([value, text]) => make("option", { value }, text));
-  return make(
-    "select",
-    { class: "mos-select", title: tip, "aria-label": tip },
-    ...heading,
-    ...options
-  );
 }

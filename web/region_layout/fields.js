@@ -1,133 +1,188 @@
 // @ts-check
-/** The fields of the selected box, below the stage. */
+/** The fields of one region: of the selected one below the stage, and of each in the list. */
 
-import { colorOf } from "./palette.js";
-import { isTooSmall } from "./geometry.js";
-import { make } from "./elements.js";
+import { withConcept } from "./concepts.js";
+import { iconButton, make, setIcon } from "./elements.js";
+import { openBelow } from "./menu.js";
+import { colorOf, PALETTE } from "./palette.js";
 
-/** @typedef {import("./state.js").LayoutState} LayoutState */
-/** @typedef {import("./state.js").Box} Box */
+/** @typedef {import("./session.js").Session} Session */
+/** @typedef {import("./layout_json.js").Box} Box */
+/** @typedef {"prompt" | "negative" | "concept" | "weight" | "strength" | "depth" | "x" | "y" |
+ *   "width" | "height"} FieldName */
 
-/** How a field is read from a box, and what a text in it means; undefined: nothing usable. */
+/** How a field is read from a region, and what a text in it means; undefined: nothing usable.
+ * @typedef {{read: (value: any) => string, mean: (text: string) => any}} Field */
+
+/** @param {(text: string) => string | null} mean @returns {Field} */
+const textField = (mean) => ({ read: (value) => value ?? "", mean });
+
+/** @param {(number: number) => number} mean @param {null} [blank] what an empty field means
+ * @returns {Field} */
+const numberField = (mean, blank) => ({
+  read: (value) => (value === null ? "" : String(value)),
+  mean: (text) => {
+    if (!text.trim()) return blank;
+    return Number.isFinite(Number(text)) ? mean(Number(text)) : undefined;
+  },
+});
+
+const notNegative = (/** @type {number} */ number) => Math.max(0, number);
+
+/** @type {Record<FieldName, Field>} */
 const FIELDS = {
   prompt: textField((text) => text),
   negative: textField((text) => text),
   concept: textField((text) => text.trim() || null),
-  weight: numberField((number) => Math.max(0, number)),
+  weight: numberField(notNegative),
+  strength: numberField(notNegative),
+  depth: numberField((number) => number, null),
   x: numberField(Math.round),
   y: numberField(Math.round),
   width: numberField(Math.round),
   height: numberField(Math.round),
 };
+const NAMES = /** @type {FieldName[]} */ (Object.keys(FIELDS));
+const PLACE = ["x", "y", "width", "height"];
 
-/** @param {(text: string) => any} mean */
-function textField(mean) {
-  return { read: (/** @type {any} */ value) => value ?? "", mean };
-}
-
-/** @param {(number: number) => number} mean */
-function numberField(mean) {
+function makeInputs() {
+  const text = { spellcheck: false };
+  const pixels = { type: "number", step: 8 };
+  const number = { type: "number", min: 0, max: 10, step: 0.05 };
   return {
-    read: (/** @type {any} */ value) => String(value),
-    mean: (/** @type {string} */ text) =>
-      text.trim() && Number.isFinite(Number(text)) ? mean(Number(text)) : undefined,
+    prompt: make("textarea", {
+      ...{ ...text, rows: 2 },
+      placeholder: "What this region shows: a photo of a <concept>",
+    }),
+    negative: make("textarea", { ...text, rows: 1, placeholder: "What it should not show" }),
+    concept: make("input", { ...text, type: "text", placeholder: "from the prompt" }),
+    weight: make("input", number),
+    strength: make("input", number),
+    depth: make("input", { type: "number", step: 1, placeholder: "shared" }),
+    x: make("input", pixels),
+    y: make("input", pixels),
+    width: make("input", { ...pixels, min: 8 }),
+    height: make("input", { ...pixels, min: 8 }),
   };
 }
 
-/** @param {LayoutState} state
+/** @param {Session} session @param {() => number} index of the region; -1: none
  * @returns {{element: HTMLElement, draw: () => void, focus: () => void}} */
-export function makeFields(state) {
-  const rows = { rows: 2, spellcheck: false };
-  /** @type {Record<keyof typeof FIELDS, HTMLInputElement | HTMLTextAreaElement>} */
-  const inputs = {
-    prompt: make("textarea", { ...rows, placeholder: "What this box shows: a photo of a <concept>" }),
-    negative: make("textarea", { rows: 1, spellcheck: false, placeholder: "What it should not show" }),
-    concept: make("input", { type: "text", placeholder: "from the prompt", spellcheck: false }),
-    weight: make("input", { type: "number", min: 0, max: 10, step: 0.05 }),
-    x: make("input", { type: "number", step: 8 }),
-    y: make("input", { type: "number", step: 8 }),
-    width: make("input", { type: "number", step: 8, min: 8 }),
-    height: make("input", { type: "number", step: 8, min: 8 }),
-  };
-  /** @param {keyof typeof FIELDS} name @param {string} text @param {string} tip */
-  const labelled = (name, text, tip) =>
-    make("label", { class: `mos-field mos-${name}`, title: tip }, make("span", {}, text), inputs[name]);
+export function makeFields(session, index) {
+  const { state } = session;
+  const inputs = makeInputs();
+  const now = () => /** @type {Box | undefined} */ (state.regions[index()]);
+  /** @param {FieldName} name @param {string} text @param {string} tip @param {Node[]} more */
+  const labelled = (name, text, tip, ...more) =>
+    make("label", { class: `mos-field mos-${name}`, title: tip }, make("span", {}, text), inputs[name], ...more);
+
+  const concepts = iconButton("more", "Choose among the loaded concepts", (event) => {
+    event.preventDefault();
+    openBelow("Concepts", conceptItems(session, index()), concepts);
+  }, { "aria-haspopup": "menu" });
+  const color = make("button", {
+    ...{ type: "button", class: "mos-button mos-color", "aria-haspopup": "menu" },
+    ...{ title: "Colour", "aria-label": "Colour" },
+    onclick: () => openBelow("Colour", colorItems(session, index()), color),
+  });
+  const lock = iconButton("unlocked", "Lock", () => state.flip("locked", [index()]));
+  const hide = iconButton("shown", "Hide", () => state.flip("hidden", [index()]));
   const element = make(
     "div",
     { class: "mos-fields" },
-    labelled("prompt", "Prompt", "What the box shows. Concept tokens in it choose the concept."),
-    labelled("negative", "Negative", "What the box should not show, beside the global negative."),
+    labelled("prompt", "Prompt", "What the region shows. Concept tokens in it choose the concept."),
+    labelled("negative", "Negative", "What the region should not show, beside the global negative."),
     make(
       "div",
       { class: "mos-numbers" },
+      labelled("concept", "Concept", "Name of the concept; empty: found by the tokens.", concepts),
       labelled("weight", "Weight", "1 replaces the global prompt, less mixes, 0 has no effect."),
-      labelled("concept", "Concept", "Name of the concept; empty: found by the tokens."),
+      labelled("strength", "Strength", "Of the concept's LoRA in this region; 1: as it was loaded."),
+      labelled("depth", "Depth", "Where regions overlap, the larger depth is in front; empty: shared.")
+    ),
+    make(
+      "div",
+      { class: "mos-numbers mos-place" },
       labelled("x", "X", "Left edge in pixels"),
       labelled("y", "Y", "Upper edge in pixels"),
       labelled("width", "W", "Width in pixels"),
-      labelled("height", "H", "Height in pixels")
+      labelled("height", "H", "Height in pixels"),
+      make("div", { class: "mos-flags" }, color, lock, hide)
     )
   );
 
-  /** @param {(name: keyof typeof FIELDS, field: ReturnType<typeof textField>) => void} act */
-  const forEach = (act) => {
-    for (const [name, field] of Object.entries(FIELDS)) act(/** @type {any} */ (name), field);
-  };
-
-  forEach((name, field) => {
+  for (const name of NAMES) {
     const input = inputs[name];
+    const field = FIELDS[name];
     const isText = input instanceof HTMLTextAreaElement || input.type === "text";
     // Texts count while they are typed; half a number ("1" of "128") does not.
     input.addEventListener(isText ? "input" : "change", () => {
       const value = field.mean(input.value);
-      if (value !== undefined) state.update({ [name]: value }, `${name} ${state.selected}`);
+      if (value !== undefined) state.update({ [name]: value }, `${name} ${index()}`, index());
       draw();
     });
     input.addEventListener("blur", () => {
-      state.endGesture();
+      state.history.end();
       draw();
     });
-  });
+  }
 
   const draw = () => {
-    const box = state.box;
+    const box = now();
     element.classList.toggle("mos-idle", !box);
     element.style.setProperty("--mos-color", box ? colorOf(box.color) : "transparent");
-    forEach((name, field) => {
+    for (const name of NAMES) {
       const input = inputs[name];
+      const field = FIELDS[name];
       const text = box ? field.read(box[name]) : "";
       // What is being typed may be another way to write the same: leave it.
       const isTyped = input === document.activeElement && field.mean(input.value) === box?.[name];
       if (!isTyped && input.value !== text) input.value = text;
-      input.disabled = !box;
-    });
+      input.disabled = !box || (box.locked && PLACE.includes(name));
+    }
+    for (const button of [concepts, color, lock, hide]) button.disabled = !box;
+    setIcon(lock, box?.locked ? "locked" : "unlocked", box?.locked ? "Unlock" : "Lock: not to be moved");
+    setIcon(hide, box?.hidden ? "hidden" : "shown", box?.hidden ? "Show" : "Hide: left out of the run");
+    lock.setAttribute("aria-pressed", String(Boolean(box?.locked)));
+    hide.setAttribute("aria-pressed", String(Boolean(box?.hidden)));
   };
 
-  return { element, draw, focus: () => inputs.prompt.focus({ preventScroll: true }) };
+  const focus = () => {
+    inputs.prompt.focus({ preventScroll: true });
+    inputs.prompt.setSelectionRange(inputs.prompt.value.length, inputs.prompt.value.length);
+  };
+  return { element, draw, focus };
 }
 
-const HINT =
-  "Drag on free canvas: a new box; with Shift, on top of others. Alt: no snapping. Arrows: move, " +
-  "with Shift: resize.";
+/** The loaded concepts, to choose one for a region. @param {Session} session @param {number} index
+ * @returns {import("./menu.js").Items} */
+export function conceptItems(session, index) {
+  const { state, known } = session;
+  const box = state.regions[index];
+  if (!box) return [];
+  /** @param {import("./concepts.js").Known | null} concept */
+  const choose = (concept) => () => state.update(withConcept(box, concept, known), "", index);
+  if (!known.length) return [{ text: "No Load ED-LoRA is connected", act: () => {}, isOff: true }];
+  return [
+    { text: "From the prompt's tokens", act: choose(null), isOn: !box.concept },
+    null,
+    ...known.map((concept) => ({
+      text: [concept.name, ...concept.tokens].join("  "),
+      act: choose(concept),
+      isOn: box.concept === concept.name,
+      color: colorOf(concept.color),
+    })),
+  ];
+}
 
-/** What is said under the fields: what is wrong, else how to go on.
- * @param {LayoutState} state @param {string[]} notes what the last run said of the layout
- * @param {number} first number of the first box
- * @returns {{text: string, isProblem: boolean}} */
-export function statusOf(state, notes, first) {
-  if (state.problem) {
-    return { text: `${state.problem} Drawing starts a new layout.`, isProblem: true };
-  }
-  const small = state.regions.findIndex(isTooSmall);
-  if (small >= 0) {
-    const text = `Box ${first + small} is too small: no cell of 8 x 8 pixels lies wholly inside.`;
-    return { text, isProblem: true };
-  }
-  const silent = state.regions.findIndex((box) => !box.prompt.trim());
-  if (notes.length) return { text: notes.join(" "), isProblem: false };
-  if (!state.regions.length) {
-    return { text: "Drag on the canvas to draw a box, or choose a preset.", isProblem: false };
-  }
-  if (silent >= 0) return { text: `Box ${first + silent} has no prompt yet.`, isProblem: false };
-  return { text: HINT, isProblem: false };
+/** @param {Session} session @param {number} index @returns {import("./menu.js").Items} */
+export function colorItems({ state }, index) {
+  const names = ["Orange", "Sky", "Green", "Yellow", "Blue", "Vermilion", "Pink"];
+  const own = state.regions[index]?.color ?? 0;
+  return PALETTE.map((color, i) => ({
+    text: names[i],
+    act: () => state.update({ color: i }, "", index),
+    isOn: colorOf(own) === color,
+    color,
+  }));
 }

@@ -66,20 +66,6 @@ export function contains(rect, x, y) {
   return x >= rect.x && y >= rect.y && x < rect.x + rect.width && y < rect.y + rect.height;
 }
 
-/** Which box a press means: the selected one where it lies there, else the topmost; -1 for none.
- * @param {Rect[]} rects @param {number} x @param {number} y @param {number} selected */
-export function hit(rects, x, y, selected = -1) {
-  if (rects[selected] && contains(rects[selected], x, y)) return selected;
-  return rects.findLastIndex((rect) => contains(rect, x, y));
-}
-
-/** The box below `index` at a point, or the topmost after the lowest: clicking on goes through all.
- * @param {Rect[]} rects @param {number} x @param {number} y @param {number} index */
-export function hitBelow(rects, x, y, index) {
-  const below = rects.findLastIndex((rect, i) => i < index && contains(rect, x, y));
-  return below >= 0 ? below : hit(rects, x, y);
-}
-
 /** Lines that edges are drawn to: sides of the canvas and of the other boxes.
  * @param {Rect[]} others @param {Size} canvas */
 export function guides(others, [width, height]) {
@@ -152,33 +138,4 @@ export function scaled(rect, from, to) {
     width: Math.round((rect.x + rect.width) * across) - x,
     height: Math.round((rect.y + rect.height) * down) - y,
   };
-}
-
-/** @typedef {"columns2" | "columns3" | "rows2" | "rows3" | "grid"} Preset */
-
-/** @type {Record<Preset, [columns: number, rows: number]>} */
-const PRESETS = {
-  columns2: [2, 1],
-  columns3: [3, 1],
-  rows2: [1, 2],
-  rows3: [1, 3],
-  grid: [2, 2],
-};
-
-/** The rectangles of a preset, row by row, with edges on whole cells.
- * @param {Preset} name @param {Size} canvas @returns {Rect[]} */
-export function presetRects(name, [width, height]) {
-  const [columns, rows] = PRESETS[name];
-  /** @param {number} i @param {number} n @param {number} length */
-  const edge = (i, n, length) =>
-    i === n ? length : Math.round((length * i) / n / FINEST_CELL) * FINEST_CELL;
-  const rects = [];
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      const [x, y] = [edge(column, columns, width), edge(row, rows, height)];
-      const [right, bottom] = [edge(column + 1, columns, width), edge(row + 1, rows, height)];
-      rects.push({ x, y, width: right - x, height: bottom - y });
-    }
-  }
-  return rects;
 }

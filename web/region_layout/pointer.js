@@ -1,142 +1,165 @@
 // @ts-check
-/** Mouse, pen and finger on the stage: draw, move, resize, select. */
+/** Mouse, pen and fingers on the stage: they go to the tool that is chosen. Two fingers, or Space
+ * and the mouse, move and zoom the view. */
 
-import {
-  between,
-  cut,
-  guides,
-  hit,
-  hitBelow,
-  inside,
-  moved,
-  resized,
-  snap,
-  snapMoved,
-  snapResized,
-} from "./geometry.js";
+import { beginBox } from "./box_tool.js";
+import { beginPaint } from "./paint_tool.js";
 
 const CLICK = 4; // pixels of the screen that a click may wander
-const REACH = 6; // pixels of the screen from which an edge is drawn to a guide,
-const FARTHEST = 8; // and at most this far on the canvas, or a step of the grid
+const LONG = 550; // milliseconds after which a finger that rests asks for the menu
+const AGAIN = 400; // milliseconds between the two clicks of a double click
 
-/** @typedef {import("./geometry.js").Rect} Rect */
-/** @typedef {{kind: "draw" | "move" | "resize", handle: any, start: [number, number],
- *   screen: [number, number], rect: Rect, began: boolean, gesture: string, pointer: number,
- *   below: number}} Drag */
+/** @typedef {[number, number]} Point */
 
-/** Follows pointers on `stage`, an element with the shape of the canvas.
- * @param {HTMLElement} stage @param {import("./state.js").LayoutState} state
- * @param {{step: () => number, onpress: () => void}} editor step: of the grid, 1 for none
- * @returns {{cancel: () => boolean}} cancel: takes a drag back; false where there is none */
-export function followPointers(stage, state, editor) {
-  /** @type {Drag | null} */
-  let drag = null;
+/** What a press began. Points are pixels of the canvas.
+ * @typedef {{move: (at: Point, event: PointerEvent) => void, click: (isAgain: boolean) => void,
+ *   end?: () => void, cancel?: () => void}} Drag move: only beyond a click; end: after moves */
+
+/** What pointers need of the editor.
+ * @typedef {{element: HTMLElement, session: import("./session.js").Session,
+ *   showLine: (line: Point[]) => void, isPanning: () => boolean, onpress: () => void,
+ *   onwrite: (index: number) => void, onmenu: (at: Point, x: number, y: number) => void,
+ *   pan: (dx: number, dy: number) => void, zoom: (factor: number, at: Point) => void}} Stage
+ *   pan: by parts of the stage; zoom: at a point of 0..1 */
+
+/** @param {Stage} stage @returns {{cancel: () => boolean}} cancel: takes a drag back; false where
+ * there is none */
+export function followPointers(stage) {
+  const { element, session } = stage;
+  const { state } = session;
+  /** @type {{drag: Drag, began: boolean, gesture: string, pointer: number, screen: Point} | null} */
+  let press = null;
+  /** @type {Map<number, Point>} */
+  const fingers = new Map();
   let gestures = 0;
+  let rest = 0;
+  let lastPress = 0;
+  let meant = -1; // the region that the first press of a double click selected
 
-  /** @param {PointerEvent} event @returns {[number, number]} pixels of the canvas */
-  const place = (event) => {
-    const shown = stage.getBoundingClientRect(); // the graph may be zoomed
-    return [
-      ((event.clientX - shown.left) / shown.width) * state.canvas[0],
-      ((event.clientY - shown.top) / shown.height) * state.canvas[1],
-    ];
+  /** A point of the stage, 0..1. @param {number} x @param {number} y @returns {Point} */
+  const part = (x, y) => {
+    const shown = element.getBoundingClientRect(); // the graph may be zoomed
+    return [(x - shown.left) / shown.width, (y - shown.top) / shown.height];
+  };
+  /** @param {{clientX: number, clientY: number}} event @returns {Point} pixels of the canvas */
+  const place = ({ clientX, clientY }) => {
+    const [x, y] = part(clientX, clientY);
+    return [x * state.canvas[0], y * state.canvas[1]];
   };
 
-  /** How the grid and guides hold. @param {PointerEvent} event @param {Rect[]} others */
-  const snapping = (event, others) => {
-    const free = event.altKey;
-    const pixel = state.canvas[0] / stage.getBoundingClientRect().width;
-    const step = free ? 1 : editor.step();
-    return {
-      lines: free ? { x: [], y: [] } : guides(others, state.canvas),
-      step,
-      reach: free ? 0 : Math.min(REACH * pixel, Math.max(FARTHEST, step)),
-    };
-  };
-
-  stage.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || drag) return;
+  element.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "touch") fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    if (fingers.size > 1) {
+      event.stopPropagation();
+      return void cancel(); // two fingers: the view
+    }
+    if (event.button !== 0 || press) return;
     event.preventDefault();
     event.stopPropagation();
-    editor.onpress();
-    stage.setPointerCapture(event.pointerId);
+    stage.onpress();
+    element.setPointerCapture(event.pointerId);
+    const gesture = `drag ${++gestures}`;
+    const drag = begin(event, gesture);
+    if (performance.now() - lastPress >= AGAIN) meant = state.selected;
+    if (!drag) return;
+    const screen = /** @type {Point} */ ([event.clientX, event.clientY]);
+    press = { drag, began: false, gesture, pointer: event.pointerId, screen };
+    clearTimeout(rest);
+    if (event.pointerType === "touch") rest = window.setTimeout(() => askMenu(event), LONG);
+  });
+
+  /** @param {PointerEvent} event @param {string} gesture @returns {Drag | null} */
+  function begin(event, gesture) {
+    if (stage.isPanning()) return panning(event);
     const at = place(event);
-    const target = /** @type {HTMLElement} */ (event.target);
-    const handle = target.dataset.handle;
-    const under = event.shiftKey ? -1 : hit(state.regions, at[0], at[1], state.selected);
-    const below = under >= 0 && under === state.selected ? hitBelow(state.regions, ...at, under) : -1;
-    if (!handle && under >= 0) state.select(under);
-    drag = {
-      kind: handle ? "resize" : under >= 0 ? "move" : "draw",
-      handle,
-      start: at,
-      screen: [event.clientX, event.clientY],
-      rect: { ...(state.box ?? { x: 0, y: 0, width: 0, height: 0 }) },
-      began: false,
-      gesture: `drag ${++gestures}`,
-      pointer: event.pointerId,
-      below,
+    return session.tool === "box"
+      ? beginBox(stage, event, at, gesture)
+      : beginPaint(stage, event, at, gesture);
+  }
+
+  /** @param {PointerEvent} event @returns {Drag} */
+  function panning({ clientX, clientY }) {
+    let before = [clientX, clientY];
+    return {
+      move(_, event) {
+        const shown = element.getBoundingClientRect();
+        const [dx, dy] = [event.clientX - before[0], event.clientY - before[1]];
+        stage.pan(dx / shown.width, dy / shown.height);
+        before = [event.clientX, event.clientY];
+      },
+      click: () => {},
     };
-  });
+  }
 
-  stage.addEventListener("pointermove", (event) => {
-    if (!drag || event.pointerId !== drag.pointer) return;
+  element.addEventListener("pointermove", (event) => {
+    if (fingers.has(event.pointerId) && fingers.size > 1) return pinch(event);
+    if (!press || event.pointerId !== press.pointer) return;
     event.stopPropagation();
-    const wandered = Math.hypot(event.clientX - drag.screen[0], event.clientY - drag.screen[1]);
-    if (!drag.began && wandered < CLICK) return;
-    const at = place(event);
-    if (drag.kind === "draw") draw(event, at, drag);
-    else if (drag.kind === "move") move(event, at, drag);
-    else resize(event, at, drag);
-    drag.began = true;
+    const [x, y] = press.screen;
+    if (!press.began && Math.hypot(event.clientX - x, event.clientY - y) < CLICK) return;
+    clearTimeout(rest);
+    // A pen tells more places between two frames than one.
+    const fine = session.tool === "box" ? [] : (event.getCoalescedEvents?.() ?? []);
+    for (const step of fine.length ? fine : [event]) press.drag.move(place(step), event);
+    press.began = true;
   });
 
-  /** @param {PointerEvent} event @param {[number, number]} at @param {Drag} drag */
-  function draw(event, at, drag) {
-    const others = drag.began ? state.regions.slice(0, -1) : state.regions;
-    const { lines, step, reach } = snapping(event, others);
-    /** @param {[number, number]} point @returns {[number, number]} */
-    const held = ([x, y]) => [snap(x, lines.x, step, reach), snap(y, lines.y, step, reach)];
-    const rect = cut(between(held(drag.start), held(at)), state.canvas);
-    if (drag.began) state.update(inside(rect, state.canvas), drag.gesture);
-    else state.add(rect, drag.gesture);
+  /** Two fingers: the view follows their middle and their distance. @param {PointerEvent} event */
+  function pinch(event) {
+    event.stopPropagation();
+    const [a, b] = [...fingers.values()];
+    const [middle, distance] = [[(a[0] + b[0]) / 2, (a[1] + b[1]) / 2], Math.hypot(a[0] - b[0], a[1] - b[1])];
+    fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    const [c, d] = [...fingers.values()];
+    const [x, y] = [(c[0] + d[0]) / 2, (c[1] + d[1]) / 2];
+    const shown = element.getBoundingClientRect();
+    stage.pan((x - middle[0]) / shown.width, (y - middle[1]) / shown.height);
+    if (distance > 0) stage.zoom(Math.hypot(c[0] - d[0], c[1] - d[1]) / distance, part(x, y));
   }
-
-  /** @param {PointerEvent} event @param {[number, number]} at @param {Drag} drag */
-  function move(event, at, drag) {
-    const { lines, step, reach } = snapping(event, others());
-    let [dx, dy] = [at[0] - drag.start[0], at[1] - drag.start[1]];
-    const rect = inside(moved(drag.rect, dx, dy), state.canvas);
-    state.update(inside(snapMoved(rect, lines, step, reach), state.canvas), drag.gesture);
-  }
-
-  /** @param {PointerEvent} event @param {[number, number]} at @param {Drag} drag */
-  function resize(event, at, drag) {
-    const { lines, step, reach } = snapping(event, others());
-    const [dx, dy] = [at[0] - drag.start[0], at[1] - drag.start[1]];
-    const rect = cut(resized(drag.rect, drag.handle, dx, dy), state.canvas);
-    state.update(snapResized(rect, drag.handle, lines, step, reach), drag.gesture);
-  }
-
-  const others = () => state.regions.filter((_, i) => i !== state.selected);
 
   /** @param {PointerEvent} event */
   const end = (event) => {
-    if (!drag || event.pointerId !== drag.pointer) return;
+    fingers.delete(event.pointerId);
+    clearTimeout(rest);
+    if (!press || event.pointerId !== press.pointer) return;
     event.stopPropagation();
-    if (drag.began) state.endGesture();
-    else if (drag.kind === "draw") state.select(-1);
-    else if (drag.below >= 0) state.select(drag.below);
-    drag = null;
+    const { drag, began } = press;
+    const now = performance.now();
+    if (!began) drag.click(now - lastPress < AGAIN);
+    drag.end?.();
+    state.history.end();
+    lastPress = now;
+    press = null;
   };
-  stage.addEventListener("pointerup", end);
-  stage.addEventListener("pointercancel", () => cancel());
+  element.addEventListener("pointerup", end);
+  element.addEventListener("dblclick", (event) => {
+    event.stopPropagation();
+    if (session.tool === "box" && meant >= 0) stage.onwrite(meant);
+  });
+  element.addEventListener("pointercancel", (event) => {
+    fingers.delete(event.pointerId);
+    cancel();
+  });
+
+  /** @param {{clientX: number, clientY: number}} event */
+  function askMenu(event) {
+    cancel();
+    stage.onmenu(place(event), event.clientX, event.clientY);
+  }
+  element.addEventListener("contextmenu", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    if (!(event instanceof PointerEvent && event.pointerType === "touch")) askMenu(event);
+  });
 
   function cancel() {
-    if (!drag) return false;
-    if (drag.began) state.cancel(drag.gesture);
-    if (stage.hasPointerCapture(drag.pointer)) stage.releasePointerCapture(drag.pointer);
-    drag = null;
+    clearTimeout(rest);
+    if (!press) return false;
+    const { drag, began, gesture, pointer } = press;
+    press = null;
+    drag.cancel?.();
+    if (began) state.cancel(gesture);
+    if (element.hasPointerCapture(pointer)) element.releasePointerCapture(pointer);
     return true;
   }
 

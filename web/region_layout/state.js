@@ -1,38 +1,44 @@
 // @ts-check
-/** What the editor knows: boxes, which one is selected, and the way back. No screen, no ComfyUI. */
+/** What the editor knows: regions, which are selected, and the way back. No screen, no ComfyUI. */
 
-import { inside, moved, presetRects, scaled } from "./geometry.js";
-import { formatLayout, parseLayout } from "./layout_json.js";
+import { aligned, around } from "./align.js";
+import * as changes from "./changes.js";
+import { inside, moved } from "./geometry.js";
+import { History } from "./history.js";
+import { emptyBox, formatLayout, parseLayout } from "./layout_json.js";
+import { boundsOf } from "./masks.js";
+import { depthFor } from "./stack.js";
 
 /** @typedef {import("./geometry.js").Rect} Rect */
 /** @typedef {import("./geometry.js").Size} Size */
 /** @typedef {import("./layout_json.js").Box} Box */
-/** @typedef {{canvas: Size, regions: Box[], selected: number}} Moment */
-
-const STEPS_BACK = 200;
-const COPY_OFFSET = 16;
+/** @typedef {import("./masks.js").Mask} Mask */
+/** @typedef {"edit" | "select" | "load"} What */
+/** @typedef {import("./history.js").Moment} Moment */
 
 export class LayoutState {
-  /** @param {Size} canvas @param {(what: "edit" | "select" | "load") => void} changed */
-  constructor(canvas = [512, 512], changed = () => {}) {
+  /** @param {Size} canvas @param {(what: What) => void} [changed] */
+  constructor(canvas = [512, 512], changed) {
     this.canvas = canvas;
-    this.changed = changed;
+    /** @type {Set<(what: What) => void>} */
+    this.listeners = new Set(changed ? [changed] : []);
     /** @type {Box[]} */
     this.regions = [];
     this.selected = -1;
+    /** Those that are selected beside `selected`. @type {number[]} */
+    this.others = [];
     /** Why the text that was loaded cannot be shown, or "". */
     this.problem = "";
-    /** @type {Moment[]} */
-    this.past = [];
-    /** @type {Moment[]} */
-    this.future = [];
+    this.history = new History();
     this.text = "";
     /** What `text` or the last edit says; a change of the canvas is counted from here, so that
      * going back to an earlier size gives the same boxes. */
     this.base = this.#moment();
     /** @type {Record<string, unknown>} */
     this.rest = {};
-    this.gesture = "";
+    /** Gives the node another size, where a step or the way back asks for one.
+     * @type {(canvas: Size) => void} */
+    this.onresize = () => {};
   }
 
   /** @returns {Box | undefined} */
@@ -40,16 +46,20 @@ export class LayoutState {
     return this.regions[this.selected];
   }
 
+  /** All that are selected, in order. */
+  get chosen() {
+    return this.box ? [...this.others, this.selected].sort((a, b) => a - b) : [];
+  }
+
   /** Takes the text of a saved layout. One that cannot be read stays as it is until the first edit;
    * `problem` then says why. @param {string} text */
   load(text) {
     if (text === this.text || text === this.save()) return;
     this.text = text;
-    this.past = [];
-    this.future = [];
-    this.gesture = "";
+    this.history = new History();
     this.problem = "";
     this.regions = [];
+    this.others = [];
     this.base = this.#moment();
     try {
       const { canvas, regions, rest } = parseLayout(text);
@@ -58,131 +68,196 @@ export class LayoutState {
     } catch (error) {
       this.problem = /** @type {Error} */ (error).message;
     }
-    this.regions = fitted(this.base, this.canvas);
+    this.regions = changes.fitted(this.base.regions, this.base.canvas, this.canvas);
     this.selected = Math.min(Math.max(this.selected, 0), this.regions.length - 1);
-    this.changed("load");
+    this.#tell("load");
   }
 
   /** The text to save: what was loaded, as long as nothing was edited. */
   save() {
-    if (this.text !== "" && (this.problem || sameSize(this.base.canvas, this.canvas))) {
-      return this.text;
-    }
-    return formatLayout({ canvas: this.canvas, regions: this.regions, rest: this.rest });
+    const isUntouched = this.problem || changes.sameSize(this.base.canvas, this.canvas);
+    return this.text !== "" && isUntouched ? this.text : this.#format();
   }
 
-  /** A canvas of another size: the boxes keep their place in it. @param {Size} canvas */
+  /** A canvas of another size: the regions keep their place in it. @param {Size} canvas */
   setCanvas(canvas) {
-    if (sameSize(canvas, this.canvas) || !(canvas[0] > 0 && canvas[1] > 0)) return;
+    if (changes.sameSize(canvas, this.canvas) || !(canvas[0] > 0 && canvas[1] > 0)) return;
     this.canvas = canvas;
-    this.regions = fitted(this.base, canvas);
-    this.changed("load");
+    this.regions = changes.fitted(this.base.regions, this.base.canvas, canvas);
+    this.#tell("load");
   }
 
   /** @param {number} index -1: none */
   select(index) {
-    if (index === this.selected) return;
+    if (index === this.selected && !this.others.length) return;
     this.selected = index;
-    this.gesture = "";
-    this.changed("select");
+    this.others = [];
+    this.history.end();
+    this.#tell("select");
   }
 
-  /** A change of the boxes, one step back in the history. Changes that follow each other with the
+  /** Selects a region beside the others, or no longer. @param {number} index */
+  toggle(index) {
+    const rest = this.chosen.filter((i) => i !== index);
+    this.#choose(rest.length === this.chosen.length ? [...rest, index] : rest);
+    this.history.end();
+    this.#tell("select");
+  }
+
+  selectAll() {
+    this.#choose([...this.regions.keys()].filter((i) => !this.regions[i].hidden));
+    this.#tell("select");
+  }
+
+  /** A change of the regions, one step back in the history. Changes that follow each other with the
    * same `gesture` (a drag, the typing in one field) are one step.
    * @param {(regions: Box[]) => Box[]} change @param {string} gesture
-   * @param {number} selected */
-  edit(change, gesture = "", selected = this.selected) {
-    if (!gesture || gesture !== this.gesture) {
-      this.past.push(this.#moment());
-      this.past.splice(0, this.past.length - STEPS_BACK);
-    }
-    this.gesture = gesture;
-    this.future = [];
+   * @param {number[]} chosen those that are selected then, the last one first among them */
+  edit(change, gesture = "", chosen = [...this.others, this.selected]) {
+    this.history.record(this.#moment(), gesture);
     this.regions = change(this.regions);
-    this.selected = Math.max(-1, Math.min(selected, this.regions.length - 1));
+    this.#choose(chosen);
     this.#settle();
-  }
-
-  /** Ends a gesture: the next change is a step of its own. */
-  endGesture() {
-    this.gesture = "";
   }
 
   /** Takes a gesture back, as if it had not been. @param {string} gesture */
   cancel(gesture) {
-    if (this.gesture !== gesture) return;
-    const before = this.past.pop();
+    const before = this.history.cancel(gesture);
     if (before) this.#restore(before);
   }
 
-  /** @param {Rect} rect @param {string} gesture */
-  add(rect, gesture = "") {
-    const box = { ...inside(rect, this.canvas), ...emptyBox(this.#freeColor()) };
-    this.edit((regions) => [...regions, box], gesture, this.regions.length);
+  /** @param {Rect} rect @param {string} gesture @param {Mask | null} mask the shape in that box */
+  add(rect, gesture = "", mask = null) {
+    const place = mask ? rect : inside(rect, this.canvas);
+    const box = { ...place, ...emptyBox(changes.freeColor(this.regions)), mask };
+    this.edit((regions) => [...regions, box], gesture, [this.regions.length]);
   }
 
-  /** @param {Partial<Box>} values of the selected box @param {string} gesture */
-  update(values, gesture = "") {
-    if (!this.box) return;
-    const box = { ...this.box, ...values };
-    Object.assign(box, inside(box, this.canvas));
-    if (JSON.stringify(box) === JSON.stringify(this.box)) return;
-    this.edit((regions) => regions.with(this.selected, box), gesture);
+  /** @param {Partial<Box>} values of a region @param {string} gesture @param {number} index */
+  update(values, gesture = "", index = this.selected) {
+    const before = this.regions[index];
+    if (!before) return;
+    const box = changes.changed(before, values, this.canvas);
+    if (JSON.stringify(box) === JSON.stringify(before)) return;
+    this.edit((regions) => regions.with(index, box), gesture);
   }
 
+  /** Gives a region another mask, or a new region a first one; without a white cell it goes.
+   * @param {Mask} mask @param {number} index -1: a new one @param {string} gesture */
+  setMask(mask, index, gesture = "") {
+    const bounds = boundsOf(mask, this.canvas);
+    const before = this.regions[index];
+    if (!before && bounds) this.add(bounds, gesture, mask);
+    if (!before) return;
+    if (!bounds) return this.edit((regions) => regions.toSpliced(index, 1), gesture, []);
+    this.edit((regions) => regions.with(index, { ...before, ...bounds, mask }), gesture, [index]);
+  }
+
+  /** Moves all that are selected from where they are in `from`, as far as none leaves the canvas.
+   * @param {number} dx @param {number} dy @param {string} gesture @param {Box[]} from */
+  shift(dx, dy, gesture = "", from = this.regions) {
+    const chosen = this.chosen.filter((i) => from[i] && !from[i].locked);
+    if (!chosen.length) return;
+    const all = around(chosen.map((i) => from[i]));
+    const { x, y } = inside(moved(all, dx, dy), this.canvas);
+    const to = this.regions.map((box, i) => {
+      if (!chosen.includes(i)) return box;
+      const rect = moved(changes.rectOf(from[i]), x - all.x, y - all.y);
+      return changes.changed(from[i], rect, this.canvas);
+    });
+    if (to.every((box, i) => changes.samePlace(box, this.regions[i]))) return;
+    this.edit(() => to, gesture);
+  }
+
+  /** @param {import("./align.js").Alignment} how */
+  align(how) {
+    const chosen = this.chosen.filter((i) => !this.regions[i].locked);
+    if (!chosen.length) return;
+    const rects = aligned(chosen.map((i) => changes.rectOf(this.regions[i])), how, this.canvas);
+    this.#editEach(chosen, (box, i) => changes.changed(box, rects[chosen.indexOf(i)], this.canvas));
+  }
+
+  /** @param {"front" | "back" | "shared"} where */
+  setDepth(where) {
+    const depth = where === "shared" ? null : depthFor(this.regions, this.chosen, where);
+    this.#editEach(this.chosen, (box) => ({ ...box, depth }));
+  }
+
+  /** Locks or hides what is selected, or no longer. @param {"locked" | "hidden"} key
+   * @param {number[]} chosen */
+  flip(key, chosen = this.chosen) {
+    const isOn = !chosen.every((i) => this.regions[i][key]);
+    this.#editEach(chosen, (box) => ({ ...box, [key]: isOn }));
+  }
+
+  /** Removes what is selected and not locked. */
   remove() {
-    if (this.box) this.edit((regions) => regions.toSpliced(this.selected, 1));
+    const gone = this.chosen.filter((i) => !this.regions[i].locked);
+    if (!gone.length) return;
+    const next = Math.min(this.selected, this.regions.length - gone.length - 1);
+    this.edit((all) => all.filter((_, i) => !gone.includes(i)), "", [next]);
   }
 
   duplicate() {
-    if (!this.box) return;
-    const shifted = inside(moved(this.box, COPY_OFFSET, COPY_OFFSET), this.canvas);
-    if (shifted.x === this.box.x && shifted.y === this.box.y) {
-      Object.assign(shifted, inside(moved(this.box, -COPY_OFFSET, -COPY_OFFSET), this.canvas));
-    }
-    const copy = { ...this.box, ...shifted, color: this.#freeColor() };
-    this.edit((regions) => regions.toSpliced(this.selected + 1, 0, copy), "", this.selected + 1);
+    if (!this.chosen.length) return;
+    const all = [...this.regions];
+    const copies = this.chosen.map((index, i) => {
+      all.splice(index + i + 1, 0, changes.copied(this.regions[index], all, this.canvas));
+      return index + i + 1;
+    });
+    this.edit(() => all, "", copies);
   }
 
-  /** Later boxes lie above earlier ones. @param {number} by 1: up, -1: down */
+  /** Earlier or later among the regions. @param {number} by 1 or -1 */
   reorder(by) {
     const to = this.selected + by;
     if (!this.box || to < 0 || to >= this.regions.length) return;
     const box = this.box;
-    this.edit((regions) => regions.toSpliced(this.selected, 1).toSpliced(to, 0, box), "", to);
+    this.edit((regions) => regions.toSpliced(this.selected, 1).toSpliced(to, 0, box), "", [to]);
   }
 
-  /** Puts the boxes where the preset has them, in order, with new ones for those that are missing;
-   * boxes too many go if they have no prompt.
-   * @param {import("./geometry.js").Preset} name */
+  /** @param {import("./presets.js").Preset} name */
   preset(name) {
-    const rects = presetRects(name, this.canvas);
-    this.edit((regions) => {
-      const kept = regions.filter((box, i) => i < rects.length || box.prompt.trim());
-      const placed = kept.map((box, i) => ({ ...box, ...rects[i] }));
-      for (const rect of rects.slice(kept.length)) {
-        placed.push({ ...rect, ...emptyBox(freeColor(placed)) });
-      }
-      return placed;
-    }, "", this.box ? this.selected : 0);
+    const selected = this.box ? this.selected : 0;
+    this.edit((regions) => changes.presetOf(regions, name, this.canvas), "", [selected]);
+  }
+
+  /** @param {Box[]} regions @param {Size} canvas that they were on */
+  paste(regions, canvas) {
+    const all = changes.pasted(regions, canvas, this.regions, this.canvas);
+    const added = regions.map((_, i) => this.regions.length + i);
+    this.edit(() => all, "", added);
+  }
+
+  /** Another size of the canvas as a step that can be taken back. @param {Size} canvas */
+  resize(canvas) {
+    if (changes.sameSize(canvas, this.canvas)) return;
+    this.history.record({ ...this.#moment(), isResize: true });
+    this.#resizeTo(canvas);
+    this.#settle();
   }
 
   undo() {
-    const before = this.past.pop();
-    if (!before) return;
-    this.future.push(this.#moment());
-    this.#restore(before);
+    const before = this.history.back(this.#moment());
+    if (before) this.#restore(before);
   }
 
   redo() {
-    const after = this.future.pop();
-    if (!after) return;
-    this.past.push(this.#moment());
-    this.#restore(after);
+    const after = this.history.forth(this.#moment());
+    if (after) this.#restore(after);
   }
 
-  #freeColor() {
-    return freeColor(this.regions);
+  /** @param {number[]} chosen @param {(box: Box, index: number) => Box} change */
+  #editEach(chosen, change) {
+    const next = this.regions.map((box, i) => (chosen.includes(i) ? change(box, i) : box));
+    if (JSON.stringify(next) !== JSON.stringify(this.regions)) this.edit(() => next);
+  }
+
+  /** @param {number[]} chosen */
+  #choose(chosen) {
+    const there = [...new Set(chosen)].filter((i) => i >= 0 && i < this.regions.length);
+    this.selected = there.at(-1) ?? -1;
+    this.others = there.slice(0, -1);
   }
 
   /** @returns {Moment} */
@@ -190,42 +265,36 @@ export class LayoutState {
     return { canvas: this.canvas, regions: this.regions, selected: this.selected };
   }
 
+  /** @param {Size} canvas */
+  #resizeTo(canvas) {
+    this.regions = changes.fitted(this.regions, this.canvas, canvas);
+    this.canvas = canvas;
+    this.base = this.#moment();
+    this.onresize(canvas);
+  }
+
   /** @param {Moment} moment */
   #restore(moment) {
-    this.gesture = "";
-    this.regions = fitted(moment, this.canvas);
-    this.selected = Math.min(moment.selected, this.regions.length - 1);
+    this.history.end();
+    if (moment.isResize) this.#resizeTo(moment.canvas);
+    this.regions = changes.fitted(moment.regions, moment.canvas, this.canvas);
+    this.#choose([moment.selected]);
     this.#settle();
   }
 
   #settle() {
     this.problem = "";
     this.base = this.#moment();
-    this.text = formatLayout({ canvas: this.canvas, regions: this.regions, rest: this.rest });
-    this.changed("edit");
+    this.text = this.#format();
+    this.#tell("edit");
   }
-}
 
-/** @param {number} color */
-function emptyBox(color) {
-  return { prompt: "", negative: "", weight: 1, concept: null, color };
-}
+  #format() {
+    return formatLayout({ canvas: this.canvas, regions: this.regions, rest: this.rest });
+  }
 
-/** The smallest colour number that no box has. @param {Box[]} regions */
-function freeColor(regions) {
-  const taken = new Set(regions.map((box) => box.color));
-  let color = 0;
-  while (taken.has(color)) color++;
-  return color;
-}
-
-/** The boxes of a moment, on another canvas. @param {Moment} moment @param {Size} to */
-function fitted({ canvas, regions }, to) {
-  if (sameSize(canvas, to)) return regions;
-  return regions.map((box) => ({ ...box, ...scaled(box, canvas, to) }));
-}
-
-/** @param {Size} a @param {Size} b */
-function sameSize(a, b) {
-  return a[0] === b[0] && a[1] === b[1];
+  /** @param {What} what */
+  #tell(what) {
+    for (const listener of [...this.listeners]) listener(what);
+  }
 }
