@@ -3,6 +3,8 @@
 from comfy_api.latest import io
 
 from ..mos_core.patch.apply import apply_concepts
+from ..mos_core.patch.text.notes import tell_of_plain_text
+from .progress import teller
 from .schema import CATEGORY, MosConcepts, schema
 
 
@@ -17,6 +19,7 @@ class ApplyConcepts(io.ComfyNode):
             "understands their tokens, the stock samplers draw them. Several concepts are summed "
             "by their strengths, which blurs them; use Fuse Concepts to keep them apart.",
             search_aliases=["mix of show", "apply lora", "edlora"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
@@ -32,7 +35,10 @@ class ApplyConcepts(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, concepts) -> io.NodeOutput:
-        return io.NodeOutput(*apply_concepts(model, clip, concepts))
+        patched = apply_concepts(model, clip, concepts)
+        if concepts:  # else these are the inputs themselves
+            tell_of_plain_text(*patched, teller(cls))
+        return io.NodeOutput(*patched)
 
 
 NODES = [ApplyConcepts]

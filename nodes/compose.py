@@ -9,7 +9,8 @@ from ..mos_core.compose.report import write_report
 from ..mos_core.compose.schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
 from ..mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
 from ..mos_core.patch.compose.composer import ComposerSettings, apply_composer
-from .progress import send_text
+from ..mos_core.patch.regional.notes import tell_at_sampling
+from .progress import teller
 from .schema import CATEGORY, MosComposerLog, MosConcepts, MosRegions, schema
 
 STRENGTH = {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}
@@ -149,7 +150,10 @@ class ComposerAttention(io.ComfyNode):
         )
         settings = ComposerSettings(injection, isolation, guidance, background_concept)
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)
-        send_text(cls.hidden.unique_id if cls.hidden else None, "\n".join(notes))
+        tell = teller(cls)
+        tell("\n".join(notes))
+        tokens = [token for entry in concepts for token in entry.concept.tokens]
+        tell_at_sampling(patched[0], regions, notes, tell, tokens)
         return io.NodeOutput(*patched)
 
 
@@ -184,7 +188,7 @@ class ComposerMaps(io.ComfyNode):
     @classmethod
     def execute(cls, log, samples) -> io.NodeOutput:
         report = write_report(log)
-        send_text(cls.hidden.unique_id if cls.hidden else None, report)
+        teller(cls)(report)
         return io.NodeOutput(draw_maps(log), draw_losses(log), report)
 
 

@@ -8,8 +8,9 @@ from ..mos_core.fuse.chart import draw_fusion
 from ..mos_core.fuse.settings import SOLVERS, TEXT_ROWS, FuseSettings
 from ..mos_core.patch.fuse.concepts import fuse_concepts
 from ..mos_core.patch.fuse.fused import apply_fused
+from ..mos_core.patch.text.notes import tell_of_plain_text
 from .folders import FUSED, fingerprint, kept_folder, list_files, path_of, save_folder
-from .progress import send_text
+from .progress import send_text, teller
 from .schema import CATEGORY, MosConcepts, MosFused, schema
 
 
@@ -164,7 +165,9 @@ class FuseConcepts(io.ComfyNode):
         )
         send_text(node_id, report)
         chart = draw_fusion(fused.metadata)
-        return io.NodeOutput(*apply_fused(model, clip, fused), fused, report, chart)
+        patched = apply_fused(model, clip, fused)
+        tell_of_plain_text(*patched, lambda note: send_text(node_id, f"{note}\n{report}".strip()))
+        return io.NodeOutput(*patched, fused, report, chart)
 
 
 def lines_of(text: str) -> tuple[str, ...]:
@@ -212,6 +215,7 @@ class LoadFused(io.ComfyNode):
             display_name="Load Fused Concepts",
             category=f"{CATEGORY}/fuse",
             description="Puts a saved fusion on the base model that it was made from.",
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
@@ -243,9 +247,9 @@ class LoadFused(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, fused_name, allow_other_base=False) -> io.NodeOutput:
         fused = read_fused(path_of(FUSED, fused_name))
-        return io.NodeOutput(
-            *apply_fused(model, clip, fused, allow_other_base), fused.trigger_words
-        )
+        patched = apply_fused(model, clip, fused, allow_other_base)
+        tell_of_plain_text(*patched, teller(cls))
+        return io.NodeOutput(*patched, fused.trigger_words)
 
 
 NODES = [FuseConcepts, SaveFused, LoadFused]

@@ -3,19 +3,30 @@
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..mos_core.compose.notes import fused_notes
 from ..mos_core.patch.regional.attention import add_regional_attention
 from ..mos_core.patch.regional.control import limit_controls, parse_strengths
+from ..mos_core.patch.regional.notes import tell_at_sampling
 from ..mos_core.patch.regional.texts import encode_region_texts
-from .progress import send_text
+from ..mos_core.patch.text.layerwise_clip import vocabulary_of
+from ..mos_core.patch.text.notes import check_same_source
+from .progress import teller
 from .schema import CATEGORY, MosRegions, schema
 
 STRENGTH = {"min": 0.0, "max": 10.0, "step": 0.05}
 
 
-def patch_model(model, clip, regions, node_id):
-    """The MODEL with regions; tells the node what was changed on the way."""
-    send_text(node_id, "\n".join(regions.notes))
-    return add_regional_attention(model, regions, encode_region_texts(clip, regions))
+def patch_model(model, clip, regions, tell):
+    """The MODEL with regions; tells the node what was changed on the way, and what looks wrong."""
+    notes = (
+        *regions.notes,
+        *check_same_source(model, clip, regions),
+        *fused_notes(regions, vocabulary_of(clip)),
+    )
+    tell("\n".join(notes))
+    patched = add_regional_attention(model, regions, encode_region_texts(clip, regions))
+    tell_at_sampling(patched, regions, notes, tell)
+    return patched
 
 
 class RegionalAttention(io.ComfyNode):
@@ -44,8 +55,7 @@ class RegionalAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, regions) -> io.NodeOutput:
-        node_id = cls.hidden.unique_id if cls.hidden else None
-        return io.NodeOutput(patch_model(model, clip, regions, node_id))
+        return io.NodeOutput(patch_model(model, clip, regions, teller(cls)))
 
 
 class RegionalSampler(io.ComfyNode):
@@ -126,7 +136,7 @@ class RegionalSampler(io.ComfyNode):
                 sampler_name, scheduler, denoise) -> io.NodeOutput:  # fmt: skip
         import nodes  # ComfyUI's own
 
-        patched = patch_model(model, clip, regions, cls.hidden.unique_id if cls.hidden else None)
+        patched = patch_model(model, clip, regions, teller(cls))
         (sampled,) = nodes.common_ksampler(
             patched,
             seed,

@@ -7,6 +7,7 @@ import torch
 from ...compose.assign import assign_concepts
 from ...compose.injection import Injection
 from ...compose.log import ComposerLog
+from ...compose.notes import composer_notes
 from ...compose.settings import GuidanceSettings
 from ...errors import RegionError, nearest_names
 from ...records import Concept, Concepts, LowRank, WeightedConcept
@@ -18,6 +19,7 @@ from ..regional.attention import add_regional_attention
 from ..regional.texts import encode_region_texts
 from ..text.layerwise_clip import vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
+from .checks import check_base
 from .guidance import Guidance, add_guidance
 
 
@@ -42,10 +44,12 @@ def apply_composer(
     prompts: it is the given one unless there is a background concept. Raises RegionError,
     ConceptTokenError, ArchitectureError.
     """
+    check_base(clip, concepts)
     background = find_background(concepts, settings.background)
     drawn = tuple(entry for entry in concepts if entry is not background)
     known = concepts if background is not None and names_any(regions, background) else drawn
     assigned, notes = assign_concepts(regions, known)
+    notes = (*notes, *composer_notes(regions, known, assigned))
     if not regions.regions:
         notes = ("There are no regions: the picture is drawn by the global prompt alone.",)
     config = model.model.model_config.unet_config
