@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _judge import SPRITES, box_of_place, identify, look_at, scores_of  # noqa: F401
+from _match import match
 
 DEMO = Path(__file__).absolute().parent.parent / "demo"
 sys.path.append(str(DEMO))  # the world's scripts
@@ -83,14 +84,22 @@ def identities(picture, n: int) -> list[str]:
     return [identify(picture, box_of_place(i, n, width, height))[0] for i in range(n)]
 
 
+def matches(picture, words: list[str]) -> list[float]:
+    """How well each asked character, in its box, matches its sprite (_match.py)."""
+    height, width = picture.shape[:2]
+    boxes = [box_of_place(i, len(words), width, height) for i in range(len(words))]
+    return [match(picture, box, word) for box, word in zip(boxes, words, strict=True)]
+
+
 def prompt_of(words: list[str], number: int) -> str:
     """The fixed prompt of the number-th question: the words in order, a background by turns."""
     return caption_of(words, PLACES[len(words)], BACKGROUNDS[number % len(BACKGROUNDS)])
 
 
-def share_right(models, groups, args, sheet=None) -> tuple[float, dict]:
-    """Share of pictures of `groups` (lists of words) with everybody right; share by group."""
-    shares = {}
+def share_right(models, groups, args, sheet=None) -> tuple[float, dict, dict]:
+    """Share of pictures of `groups` (lists of words) with everybody right; share by group; mean
+    match of the characters by group."""
+    shares, match_of = {}, {}
     for number, words in enumerate(groups):
         settings = {"cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
         settings["width"] = 384 if len(words) == 3 else 128
@@ -99,16 +108,23 @@ def share_right(models, groups, args, sheet=None) -> tuple[float, dict]:
         )
         right = [identities(picture, len(words)) == list(words) for picture in pictures]
         shares[" + ".join(words)] = sum(right) / len(right)
+        found = [m for picture in pictures for m in matches(picture, words)]
+        match_of[" + ".join(words)] = sum(found) / len(found)
         if sheet is not None:
             sheet.append(pictures[0])
-    return sum(shares.values()) / max(len(shares), 1), shares
+    return mean(shares), shares, match_of
+
+
+def mean(shares: dict[str, float]) -> float:
+    return sum(shares.values()) / max(len(shares), 1)
 
 
 def judge_accuracy(vae, count: int) -> dict:
     """Share of characters the judge names rightly on composed pictures, before and after the
-    VAE."""
+    VAE, and how well those match their sprites that went through it."""
     sprites, rng = read_sprites(SPRITES), np.random.default_rng(7)
     words, asked, right = [c.word for c in all_characters()], 0, {"composed": 0, "through_vae": 0}
+    matched = 0.0
     for number in range(count):
         chosen = [str(word) for word in rng.choice(words, 1 + number % 2, replace=False)]
         scene = compose(sprites, chosen, str(rng.choice(BACKGROUNDS)), "square", rng)
@@ -121,7 +137,9 @@ def judge_accuracy(vae, count: int) -> dict:
         for name, seen in (("composed", picture[0]), ("through_vae", through)):
             found = identities(seen.numpy(), len(chosen))
             right[name] += sum(a == b for a, b in zip(found, chosen, strict=True))
-    return {name: round(n / asked, 4) for name, n in right.items()} | {"characters": asked}
+        matched += sum(matches(through.numpy(), chosen))
+    shares = {name: round(n / asked, 4) for name, n in right.items()}
+    return shares | {"match_through_vae": round(matched / asked, 4), "characters": asked}
 
 
 def main() -> None:
@@ -137,16 +155,26 @@ def main() -> None:
     threes = [[words[(i * a + b) % len(words)] for a, b in steps] for i in range(args.threes)]
     words = words[: args.alone]
     drawn: list = []
-    single, by_word = share_right(models, [[word] for word in words], args, drawn)
+    single, by_word, match_of_word = share_right(models, [[word] for word in words], args, drawn)
     logging.info("alone: %.3f", single)
-    paired, by_pair = share_right(models, pairs, args, drawn)
-    third, _ = share_right(models, threes, args)
+    paired, by_pair, match_of_pair = share_right(models, pairs, args, drawn)
+    third, _, match_of_three = share_right(models, threes, args)
     if args.save and drawn:
         save_sheet(drawn, args.save)
     result = {
         "single_right": round(single, 4),
         "pairs_both_right": round(paired, 4),
         "threes_all_right": round(third, 4) if threes else None,
+        "match": {
+            name: round(mean(found), 4)
+            for name, found in (
+                ("alone", match_of_word),
+                ("pairs", match_of_pair),
+                ("threes", match_of_three),
+            )
+            if found
+        },
+        "worst_matches": dict(sorted(match_of_word.items(), key=lambda item: item[1])[:6]),
         "judge": judge_accuracy(models[2], args.judged) if args.judged else None,
         "never_right": [word for word, share in by_word.items() if share == 0],
         "by_word": by_word,

@@ -6,10 +6,11 @@ import os
 
 import torch
 from make_cache import new_tokenizer, token_ids
-from networks import TextEncoder, sample
+from networks import TextEncoder, new_unet, sample
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from train_vae import decode, new_vae
+from vae import decode, read_vae
 
 CARD = """\
 Miniature world: a text-to-image model with the topology of Stable Diffusion 1.5 (16 cross-
@@ -49,7 +50,7 @@ def write_checkpoint(
     tensors = {"model.diffusion_model." + key: value for key, value in unet.state_dict().items()}
     tensors.update({"cond_stage_model." + key: value for key, value in text.checkpoint().items()})
     tensors.update(
-        {"first_stage_model." + key: value for key, value in load_file(vae_path).items()}
+        {"first_stage_model." + key: p for key, p in read_vae(vae_path).state_dict().items()}
     )
     tensors = {
         key: (value.detach().half() if value.is_floating_point() else value).cpu().contiguous()
@@ -93,6 +94,18 @@ def read_weights(path: str, unet, text: TextEncoder) -> None:
             target.copy_(source)
 
 
+def read_networks(path: str) -> tuple[torch.nn.Module, TextEncoder]:
+    """UNet and text encoder of a miniature checkpoint, in fp32."""
+    with safe_open(path, "pt") as file:
+        record = json.loads(file.metadata()["mos_miniature"])
+        rows = file.get_tensor(
+            "cond_stage_model.transformer.text_model.embeddings.token_embedding.rows"
+        )
+    unet, text = new_unet(record["unet"]), TextEncoder(record["text_encoder"], rows)
+    read_weights(path, unet, text)
+    return unet, text
+
+
 @torch.no_grad()
 def write_contact_sheet(
     folder: str,
@@ -104,9 +117,7 @@ def write_contact_sheet(
     steps: int = 20,
 ) -> None:
     os.makedirs(folder, exist_ok=True)
-    vae, tokenizer, pictures = new_vae(), new_tokenizer(), []
-    vae.load_state_dict(load_file(vae_path))
-    vae.to(empty.device)
+    vae, tokenizer, pictures = read_vae(vae_path).to(empty.device), new_tokenizer(), []
     for captions, shape in ((SQUARES, (4, 16, 16)), (WIDES, (4, 16, 48))):
         ids = token_ids(tokenizer, list(captions)).long().to(empty.device)
         with torch.autocast(empty.device.type, torch.bfloat16):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from characters import all_characters, base_characters
 from compose import BACKGROUNDS, random_scene, read_sprites
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from start_comfy import start_comfy
 
 # Words that captions here do not have and that still get a token row (trainers' templates).
@@ -65,11 +65,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     start_comfy(args.processes)
-    from train_vae import encode, new_vae
+    from vae import encode, read_vae
 
-    vae = new_vae()
-    vae.load_state_dict(load_file(args.vae))
-    vae = vae.to(memory_format=torch.channels_last)
+    vae = read_vae(args.vae).to(memory_format=torch.channels_last)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vae, tokenizer = vae.to(device), new_tokenizer()
     sprites, words = read_sprites(args.sprites), [c.word for c in base_characters(args.world)]

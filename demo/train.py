@@ -16,15 +16,16 @@ lose most of the time.
 import argparse
 import copy
 import logging
-import math
 import os
 import time
 
 import torch
 from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention
 from safetensors.torch import load_file
+from schedule import rate_at
 from start_comfy import start_comfy
 
+LATE = 0.65  # of the time, from when on the batch is larger
 SHORT = (16, 32)  # tokens while the text is kept short, to save time
 OPTIONS = {"optimized_attention_override": plain_attention}
 
@@ -71,11 +72,11 @@ class Cache:
         return captions[:, : next(ended, 77)] if short else captions
 
 
-def loss_of(unet, text, latents, ids, alphas, bf16: bool, layout: float) -> torch.Tensor:
+def loss_of(unet, text, latents, ids, alphas, args) -> torch.Tensor:
     """Noise prediction, weighted by min(SNR, 5) / SNR (min-SNR, Hang et al. 2023), and where there
     is more noise than picture by up to `layout` times more: places are decided there."""
-    b, device = len(latents), latents.device
-    t = (1000 * torch.rand(b, device=device) ** 0.65).long()  # oftener where shapes are decided
+    b, device, bf16 = len(latents), latents.device, not args.fp32
+    t = (1000 * torch.rand(b, device=device) ** args.times).long()
     noise, a = torch.randn_like(latents), alphas[t].view(-1, 1, 1, 1)
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     context = text(ids)
@@ -87,7 +88,7 @@ def loss_of(unet, text, latents, ids, alphas, bf16: bool, layout: float) -> torc
             transformer_options=OPTIONS if bf16 and device.type == "cpu" else {},
         )
     snr = (a / (1 - a)).flatten()
-    weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, layout)
+    weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, args.layout)
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
 
 
@@ -120,6 +121,15 @@ def main() -> None:
     parser.add_argument("--crop-share", type=float, default=0.3, help="share of crops after that")
     parser.add_argument(
         "--layout", type=float, default=1.0, help="weight of the loss where places are decided"
+    )
+    parser.add_argument(
+        "--times",
+        type=float,
+        default=0.65,
+        help="below 1: noise levels oftener where shapes are decided; 1: all alike, for details",
+    )
+    parser.add_argument(
+        "--late-batch", type=float, default=1, help="how much larger the batch is at the end"
     )
     parser.add_argument("--drop", type=float, default=0.1)
     parser.add_argument(
@@ -209,22 +219,13 @@ def main() -> None:
     run(args, 0, unet, text, cache, optimizer, counts, averaged, save)
 
 
-def rate_at(done: float, step: float, highest: float) -> float:
-    """Rises over 200 steps, stays until half of the time is over, then falls to zero as a
-    cosine."""
-    return (
-        highest
-        * min(1.0, (step + 1) / 200)
-        * (1.0 if done < 0.5 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.5) * 2))
-    )
-
-
 def next_batch(cache: Cache, args, minutes: float):
     """Small crops at first and now and then; else square pictures and fewer wide ones."""
+    batch = int(args.batch * (args.late_batch if minutes > LATE * args.minutes else 1))
     if minutes < args.crop_minutes or torch.rand(()).item() < args.crop_share:
-        return cache.crops(2 * args.batch, args.drop)
+        return cache.crops(2 * batch, args.drop)
     wide = torch.rand(()).item() < args.wide_share
-    size = args.batch // 3 if wide else args.batch
+    size = batch // 3 if wide else batch
     short = minutes < args.short_text * args.minutes
     return cache.batch("wide" if wide else "square", size, args.drop, short)
 
@@ -245,7 +246,7 @@ def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> N
         for group in optimizer.param_groups:
             group["lr"] = rate
         latents, ids = next_batch(cache, args, minutes)
-        loss = loss_of(unet, text, latents, ids, alphas, not args.fp32, args.layout)
+        loss = loss_of(unet, text, latents, ids, alphas, args)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -37,15 +37,17 @@ def settings_of(concept: dict) -> dict:
     }
 
 
+def wanted(kind: str) -> bool:
+    """Only the training and its save, not the concept's picture."""
+    return kind.startswith("MOS_") and kind != "MOS_ApplyConcepts"
+
+
 def main() -> int:
     arguments = read_arguments()
     concepts = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
     concepts = concepts if isinstance(concepts, list) else concepts["concepts"]
     if arguments.names:
         concepts = [c for c in concepts if c["name"] in arguments.names]
-
-    def wanted(kind: str) -> bool:  # only the training and its save, not the concept's picture
-        return kind.startswith("MOS_") and kind != "MOS_ApplyConcepts"
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     with running(__file__, "train_a_concept") as run:

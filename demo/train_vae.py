@@ -1,14 +1,13 @@
-"""Train the VAE of the miniature world: ComfyUI's TAESD shape (f8, 4 channels), latents of about
-unit variance.
+"""Train a VAE of the miniature world: ComfyUI's TAESD shape (f8), latents of about unit variance.
 
     COMFYUI_PATH=... python demo/train_vae.py --sprites sprites.npz --out vae.safetensors --minutes
-    10
+    36 [--start demo/models/miniature.safetensors] [--channels 16]
 
-The encoder is kept slim: the blocks listed in `IDLE` are a mere ReLU (zero weights), which saves
-most of the time.
+`--channels 4` (Stable Diffusion's scaling) or 16 (Flux's). With `--start` the new latents are held
+near those of the VAE in that checkpoint (`--anchor`), so that a model trained on the old ones needs
+little to follow. It can be stopped and started again: it goes on from `<out>.state`.
 Held-out characters are in these pictures too: an autoencoder does not learn names, and ComfyUI
-users
-train concepts on VAEs that have seen everything as well.
+users train concepts on VAEs that have seen everything as well.
 """
 
 import argparse
@@ -19,173 +18,203 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from characters import all_characters
-from compose import random_scene, read_sprites
-from safetensors.torch import load_file, save_file
+from compose import read_sprites
+from crops import make_crops
+from muon import optimizers_for
+from safetensors.torch import save_file
+from schedule import rate_at
 from start_comfy import start_comfy
+from vae import IDLE, decode, encode, new_vae, read_vae, wake
 
-SCALE_FACTOR = (
-    0.18215  # ComfyUI's SD15 latent format multiplies by this, so `vae_scale` divides by it
-)
-IDLE = (
-    "taesd_encoder.1.",
-    "taesd_encoder.4.",
-    "taesd_encoder.5.",
-    "taesd_encoder.8.",
-    "taesd_decoder.3.",
-    "taesd_decoder.8.",
-    "taesd_decoder.13.",
-)
-
-
-def new_vae() -> torch.nn.Module:
-    """A TAESD with fresh weights; its idle blocks are a mere ReLU."""
-    from comfy.taesd.taesd import TAESD
-
-    vae = TAESD(latent_channels=4)
-    for name, p in vae.named_parameters():
-        if p.ndim == 4:
-            torch.nn.init.kaiming_normal_(p, nonlinearity="relu")
-            if ".conv.4." in name:
-                p.data *= 0.2  # a residual branch starts small
-        elif p.ndim == 1:
-            torch.nn.init.zeros_(p)
-        if name.startswith(IDLE):
-            p.data.zero_()
-    vae.taesd_encoder[-1].weight.data *= 0.3
-    vae.vae_scale.data.fill_(SCALE_FACTOR)
-    return vae
-
-
-def active(half: torch.nn.Sequential, prefix: str) -> list[torch.nn.Module]:
-    """The layers with the idle blocks replaced by the ReLU that each of them ends with."""
-    return [torch.nn.ReLU() if f"{prefix}.{i}." in IDLE else layer for i, layer in enumerate(half)]
-
-
-def encode(vae, pictures: torch.Tensor) -> torch.Tensor:
-    """(b, 3, h, w) in 0..1 -> (b, 4, h/8, w/8), about unit variance: the space in which the UNet
-    works."""
-    for layer in active(vae.taesd_encoder, "taesd_encoder"):
-        pictures = layer(pictures)
-    return pictures
-
-
-def decode(vae, latents: torch.Tensor) -> torch.Tensor:
-    """(b, 4, h/8, w/8) -> (b, 3, h, w), about 0..1"""
-    for layer in active(vae.taesd_decoder, "taesd_decoder"):
-        latents = layer(latents)
-    return latents
+SECONDS_TO_SAVE = 180
+HELD_OUT = 10**6  # seed of the pictures that are measured
 
 
 def edges(x: torch.Tensor) -> torch.Tensor:
+    """Differences of neighbours, (b, n)."""
     return torch.cat(
         [(x[..., 1:, :] - x[..., :-1, :]).flatten(1), (x[..., 1:] - x[..., :-1]).flatten(1)], 1
     )
 
 
-def make_crops(sprites, count: int, crop: int, size: int, seed: int) -> torch.Tensor:
-    """(count, 3, crop, crop) uint8 crops of composed pictures, placed on the grid of 8 pixels or
-    anywhere"""
-    rng, words, crops = (
-        np.random.default_rng(seed),
-        [c.word for c in all_characters() if c.word in sprites],
-        [],
-    )
-    while len(crops) < count:
-        picture = random_scene(
-            sprites, words, str(rng.choice(["square", "wide"], p=[0.7, 0.3])), rng, size
-        ).picture
-        for _ in range(3):
-            y, x = (
-                rng.integers(0, picture.shape[0] - crop + 1),
-                rng.integers(0, picture.shape[1] - crop + 1),
-            )
-            piece = picture[y : y + crop, x : x + crop]
-            if piece.std() > 12 or rng.random() < 0.3:
-                crops.append(piece)
-    return torch.from_numpy(np.stack(crops[:count])).permute(0, 3, 1, 2).contiguous()
+def picture_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Pixels (L1 and squares) and edges, at full and at half size."""
+    loss = (y - x).abs().mean() + 4 * F.mse_loss(y, x) + (edges(y) - edges(x)).abs().mean()
+    y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
+    return loss + 0.5 * ((y - x).abs().mean() + (edges(y) - edges(x)).abs().mean())
+
+
+def parser_for(text: str) -> argparse.ArgumentParser:
+    """What every training of a VAE is asked; `text` is the script's description."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("--sprites", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--start", help="miniature checkpoint to begin with")
+    parser.add_argument("--minutes", type=float, default=36, help="of all runs together")
+    parser.add_argument("--size", type=int, default=128, help="height of the pictures")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--noise", type=float, default=0.1, help="highest, on the latents")
+    parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fp32", action="store_true")
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    parser = parser_for(__doc__)
+    parser.add_argument("--channels", type=int, choices=[4, 16], default=4)
+    parser.add_argument("--anchor", type=float, default=0.03, help="pull towards `--start`")
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--crops", type=int, default=12000)
+    return parser.parse_args()
+
+
+def to_batch(crops: torch.Tensor, device: str) -> torch.Tensor:
+    """(b, 3, h, w) uint8 -> float in 0..1, channels last in memory"""
+    x = crops.to(device).float().div(255)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def psnr(vae, crops: torch.Tensor, device: str) -> float:
+    """dB over all pixels of the crops, through encoder and decoder, in bf16."""
+    errors = []
+    for part in crops.split(50):
+        x = to_batch(part, device)
+        with torch.autocast(device, torch.bfloat16):
+            y = decode(vae, encode(vae, x))
+        errors.append(F.mse_loss(y.float().clamp(0, 1), x).item())
+    return -10 * float(np.log10(np.mean(errors)))
+
+
+class Training:
+    """What the processes share: weights, pictures, counts; each has its own optimizer."""
+
+    def __init__(self, args: argparse.Namespace, vae: torch.nn.Module):
+        self.args, self.device = args, "cuda" if torch.cuda.is_available() else "cpu"
+        wake(vae)
+        self.vae = vae.to(self.device, memory_format=torch.channels_last)
+        self.prepare()
+        self.trained = [p for n, p in self.vae.named_parameters() if self.is_trained(n)]
+        self.averaged = [p.detach().clone() for p in self.trained]
+        self.counts = torch.zeros(3).double().share_memory_()  # steps, crops, minutes
+        if os.path.exists(args.out + ".state"):
+            self.resume(torch.load(args.out + ".state", weights_only=True))
+        logging.info("begins with %.2f dB on held-out crops", self.held_out_psnr(self.vae))
+
+    def prepare(self) -> None:
+        """Composes the pictures."""
+        args, sprites = self.args, read_sprites(self.args.sprites)
+        self.old = read_vae(args.start).to(self.device) if args.start else None
+        self.crops = make_crops(sprites, args.crops, args.crop, args.size, args.seed)
+        self.held_out = make_crops(sprites, 500, args.crop, args.size, HELD_OUT, centred=1.0)
+
+    def is_trained(self, name: str) -> bool:
+        return not name.startswith((*IDLE, "vae_"))
+
+    def resume(self, state: dict) -> None:
+        for p, a, new, average in zip(
+            self.trained, self.averaged, state["weights"], state["averaged"], strict=True
+        ):
+            p.data.copy_(new)
+            a.copy_(average)
+        self.counts.copy_(state["counts"])
+
+    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch, and the mean squared error of its pictures."""
+        args = self.args
+        x = to_batch(self.crops[torch.randint(len(self.crops), (args.batch,))], self.device)
+        with torch.autocast(self.device, torch.bfloat16, enabled=not args.fp32):
+            z = encode(self.vae, x)
+            y = decode(self.vae, self.noisy(z)).float()
+            if self.old is not None:
+                with torch.no_grad():
+                    old = encode(self.old, x).float()
+        loss, z = picture_loss(y, x), z.float()
+        if self.old is not None:
+            loss = loss + args.anchor * F.mse_loss(z, old)
+        mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+        unit = mean.square().mean() + (std - 1).square().mean()
+        return loss + 0.02 * unit, F.mse_loss(y.detach().clamp(0, 1), x)
+
+    def noisy(self, z: torch.Tensor) -> torch.Tensor:
+        return z + self.args.noise * torch.rand(()) * torch.randn_like(z)
+
+    def held_out_psnr(self, vae) -> float:
+        return psnr(vae, self.held_out, self.device)
+
+    def run(self, worker: int) -> None:
+        args, counts = self.args, self.counts
+        torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
+        optimizers = optimizers_for(self.trained, args.lr, decay=1e-3)
+        clock, saved, sums, own = time.time(), time.time(), 0.0, 0
+        while counts[2] < args.minutes:
+            rate = rate_at(counts[2].item() / args.minutes, own, args.lr, 60)
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = rate
+            loss, mse = self.step()
+            for p in self.trained:
+                p.grad = None
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            counts[0] += 1
+            counts[1] += args.batch
+            own, sums = own + 1, sums + mse.item()
+            if worker:
+                continue
+            share = 1 - min(0.998, own / (own + 10))
+            torch._foreach_lerp_(self.averaged, [p.detach() for p in self.trained], share)
+            counts[2] += (time.time() - clock) / 60
+            clock = time.time()
+            if own % 50 == 0:
+                self.log(loss.item(), sums / 50, rate)
+                sums = 0.0
+            if time.time() - saved > SECONDS_TO_SAVE:
+                self.save()
+                saved = time.time()
+        if not worker:
+            self.save()
+
+    def log(self, loss: float, mse: float, rate: float) -> None:
+        steps, crops, minutes = self.counts.tolist()
+        text = "%.1f min, step %d, crops %d, loss %.4f, training %.2f dB, rate %.2g"
+        logging.info(text, minutes, steps, crops, loss, -10 * np.log10(mse), rate)
+
+    def save(self) -> None:
+        """Writes `<out>.state` and, of the averaged weights, `<out>`; says how good those are."""
+        state = {"weights": [p.detach() for p in self.trained], "averaged": self.averaged}
+        torch.save({**state, "counts": self.counts.clone()}, self.args.out + ".part")
+        os.replace(self.args.out + ".part", self.args.out + ".state")
+        names = [n for n, _ in self.vae.named_parameters() if self.is_trained(n)]
+        tensors = {**self.vae.state_dict(), **dict(zip(names, self.averaged, strict=True))}
+        tensors = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
+        save_file(tensors, self.args.out + ".part")
+        os.replace(self.args.out + ".part", self.args.out)
+        shown = read_vae(self.args.out).to(self.device, memory_format=torch.channels_last)
+        logging.info("averaged, held-out crops: %.2f dB", self.held_out_psnr(shown))
+
+
+def train(training: Training) -> None:
+    """All processes, until the time is over."""
+    args = training.args
+    for p in training.trained:
+        p.data.share_memory_()
+    for worker in range(1, args.workers):
+        torch.multiprocessing.get_context("fork").Process(
+            target=training.run, daemon=True, args=(worker,)
+        ).start()
+    training.run(0)
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sprites", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--size", type=int, default=128, help="height of the pictures")
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument(
-        "--decoder-only",
-        action="store_true",
-        help="go on with the decoder, the encoder stays as it is",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--bf16", action="store_true")
-    args = parser.parse_args()
-    start_comfy(args.threads)
+    args = arguments()
+    start_comfy(1)
     torch.manual_seed(args.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    vae = new_vae()
-    if os.path.exists(args.out):
-        vae.load_state_dict(load_file(args.out))
-    vae = vae.to(device, memory_format=torch.channels_last)
-    crops = make_crops(read_sprites(args.sprites), 6000, args.crop, args.size, args.seed)
-    trained = [
-        p.requires_grad_(True)
-        for n, p in vae.named_parameters()
-        if not n.startswith(IDLE)
-        and not n.startswith("vae_")
-        and (not args.decoder_only or "decoder" in n)
-    ]
-    optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    start, step, seen, sums = time.time(), 0, 0, np.zeros(4)
-    while (done := (time.time() - start) / 60 / args.minutes) < 1:
-        rate = args.lr * min(1, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * done)) + 2e-6
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x = (
-            crops[torch.randint(len(crops), (args.batch,))]
-            .to(device)
-            .float()
-            .div(255)
-            .contiguous(memory_format=torch.channels_last)
-        )
-        with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
-            z = encode(vae, x)
-            y = decode(vae, z + 0.05 * torch.randn_like(z))
-        y, z = y.float(), z.float()
-        pixel = (y - x).abs().mean() + 2 * F.mse_loss(y, x)
-        edge = (edges(y) - edges(x)).abs().mean()
-        mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
-        unit = mean.square().mean() + (std - 1).square().mean()
-        loss = pixel + edge + 0.2 * unit
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        step, seen = step + 1, seen + args.batch
-        sums += [pixel.item(), edge.item(), F.mse_loss(y.clamp(0, 1), x).item(), std.mean().item()]
-        if step % 100 == 0:
-            pixel, edge, mse, std = sums / 100
-            logging.info(
-                "step %d, crops %d (%.1f/s), pixel %.4f, edge %.4f, psnr %.2f dB, latent std %.3f",
-                step,
-                seen,
-                seen / (time.time() - start),
-                pixel,
-                edge,
-                -10 * np.log10(mse),
-                std,
-            )
-            sums[:] = 0
-    save_file(
-        {k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()},
-        args.out + ".part",
-    )
-    os.replace(args.out + ".part", args.out)
+    train(Training(args, read_vae(args.start) if args.start else new_vae(args.channels)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ROOMS = {
     "families": {"errors"},
     "records": {"deltas"},
     "formats": {"errors", "deltas", "records", "families"},
-    "text": {"errors", "records"},
+    "text": {"errors", "records", "families"},
     "regions": {"errors"},
     "train": {"errors", "deltas", "records", "families"},
     "fuse": {"errors", "deltas", "records", "families"},

@@ -28,12 +28,12 @@ def composer_notes(
 
 def fused_notes(regions: Regions, vocabulary: Vocabulary) -> tuple[str, ...]:
     """The same for regions whose concepts are found by the tokens of one CLIP."""
-    if not vocabulary.tables:
+    if not vocabulary.tokens:
         return plain_token_notes(regions.regions)
     owners = [owner_of(region.prompt, vocabulary) for region in regions.regions]
     without = [r for r, owner in zip(regions.regions, owners, strict=True) if owner is None]
     return (
-        *bare_word_notes(without, vocabulary.tables),
+        *bare_word_notes(without, vocabulary.tokens),
         *overlap_notes(regions.regions, owners),
     )
 

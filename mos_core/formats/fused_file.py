@@ -68,7 +68,7 @@ def read_fused(path: Path) -> Fused:
     try:
         architecture = ARCHITECTURES[metadata["architecture"]]
         concepts = tuple(
-            Concept(
+            Concept.edlora(
                 c["name"], {t: tensors.pop(EMB + t) for t in c["tokens"]}, {}, {}, architecture.name
             )
             for c in json.loads(metadata["concepts"])

@@ -41,7 +41,7 @@ def build_concept(
             f"'{name}' changes {len(unknown)} module(s) that {architecture.name} does not have, "
             f"first '{unknown[0]}'; it was made for another architecture than its embeddings say"
         )
-    return Concept(
+    return Concept.edlora(
         name, dict(embeddings), text_factors, unet_factors, architecture.name, metadata or {}
     )
 

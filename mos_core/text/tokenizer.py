@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -9,35 +10,61 @@ from ..errors import ConceptTokenError
 from .vocabulary import Vocabulary
 
 
-def mark_concept_token(table: torch.Tensor) -> torch.Tensor:
+def mark_concept_token(
+    table: torch.Tensor, word: str = "", index: Sequence[int] | None = None
+) -> torch.Tensor:
     """The token that stands for a concept token in a token list.
 
-    table: (layers, text width). Returns a (text width,) tensor, which ComfyUI inserts as an
-    embedding wherever the layers are not told apart (their mean), with the table attached.
+    table: (rows, text width). word: the concept token as its concept writes it. index: (rows,),
+    equal numbers for rows that are equal; None: not known. Returns a (text width,) tensor, which
+    ComfyUI inserts as an embedding wherever the rows are not told apart (their mean), with all
+    that attached.
     """
     token = table.float().mean(0)
-    token.mos_table = table
+    token.mos_table, token.mos_word = table, word
+    token.mos_index = None if index is None else tuple(index)
     return token
 
 
 def concept_table(token) -> torch.Tensor | None:
-    """The (layers, text width) table of a token, or None for any other token."""
+    """The (rows, text width) table of a token, or None for any other token."""
     return getattr(token, "mos_table", None)
 
 
-class ConceptTokenizer:
-    """Wraps one of ComfyUI's tokenizers (SD1Tokenizer) and is otherwise that tokenizer.
+def concept_word(token) -> str | None:
+    """The concept token that a token stands for ("<potter1>"), or None for any other token."""
+    return getattr(token, "mos_word", None)
 
-    Prompt syntax stays ComfyUI's: weights, `embedding:`, chunks of 77 tokens.
+
+def table_index(token, rows: int) -> tuple[int, ...] | None:
+    """(rows,), equal numbers where the token's rows are known to be equal; None for a word."""
+    if concept_table(token) is None:
+        return None
+    return getattr(token, "mos_index", None) or tuple(range(rows))
+
+
+def equal_rows(table: torch.Tensor) -> tuple[int, ...]:
+    """(rows,): for each row of a table the first row that equals it."""
+    _, inverse = table.float().unique(dim=0, return_inverse=True)
+    seen: dict[int, int] = {}
+    return tuple(seen.setdefault(kind, row) for row, kind in enumerate(inverse.tolist()))
+
+
+class ConceptTokenizer:
+    """Wraps one of ComfyUI's tokenizers (SD1Tokenizer, SDXLTokenizer); otherwise that tokenizer.
+
+    Prompt syntax stays ComfyUI's: weights, `embedding:`, sections of 77 tokens. A concept token is
+    one token in every text encoder that the vocabulary has tables for.
     """
 
-    def __init__(self, base, vocabulary: Vocabulary, encoder: str = "clip_l"):
+    def __init__(self, base, vocabulary: Vocabulary):
         self.base = base
         self.vocabulary = vocabulary
-        inner = copy.copy(getattr(base, encoder))  # the SDTokenizer
-        inner.tokenizer = ConceptWords(inner.tokenizer, vocabulary)
         self.knowing = copy.copy(base)  # `base` with the concept tokens; `base` is not changed
-        setattr(self.knowing, encoder, inner)
+        for encoder in vocabulary.tables:
+            inner = copy.copy(getattr(base, encoder))  # the SDTokenizer
+            inner.tokenizer = ConceptWords(inner.tokenizer, vocabulary.expanded(encoder))
+            setattr(self.knowing, encoder, inner)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options):
         """As ComfyUI's; concept tokens become tensors with their table attached.
@@ -62,15 +89,19 @@ class ConceptTokenizer:
 class ConceptWords:
     """Wraps the text encoder's own (Hugging Face) tokenizer: cuts the text at concept tokens.
 
-    What stands between them goes through the wrapped tokenizer, so that a concept token is a token
-    of its own wherever it stands. Upper and lower case are the same, as for all of CLIP's words.
+    tables: concept token -> (rows, text width). What stands between them goes through the wrapped
+    tokenizer, so that a concept token is a token of its own wherever it stands. Upper and lower
+    case are the same, as for all of CLIP's words.
     """
 
-    def __init__(self, base, vocabulary: Vocabulary):
-        check_no_special_tokens(base, vocabulary)
+    def __init__(self, base, tables: Mapping[str, torch.Tensor]):
+        check_no_special_tokens(base, tables)
         self.base = base
-        self.marked = {t.casefold(): mark_concept_token(e) for t, e in vocabulary.tables.items()}
-        longest_first = sorted(vocabulary.tables, key=len, reverse=True)
+        self.marked = {
+            word.casefold(): mark_concept_token(table, word, equal_rows(table))
+            for word, table in tables.items()
+        }
+        longest_first = sorted(tables, key=len, reverse=True)
         self.cut = re.compile(f"({'|'.join(map(re.escape, longest_first))})", re.IGNORECASE)
 
     def __call__(self, text: str, **options) -> dict[str, list]:
@@ -92,10 +123,10 @@ class ConceptWords:
         return getattr(self.base, name)
 
 
-def check_no_special_tokens(tokenizer, vocabulary: Vocabulary) -> None:
+def check_no_special_tokens(tokenizer, words: Mapping[str, torch.Tensor]) -> None:
     """Raises ConceptTokenError for a concept token such as <|endoftext|>."""
     special = {word.casefold() for word in getattr(tokenizer, "all_special_tokens", ())}
-    for token in vocabulary.tables:
+    for token in words:
         if token.casefold() in special:
             raise ConceptTokenError(
                 f"{token} already is a word of the text encoder; rename the concept's token"

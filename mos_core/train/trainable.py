@@ -68,7 +68,7 @@ class TrainableConcept:
         def pairs(factors: Mapping[str, LowRank]) -> dict[str, LowRank]:
             return {m: LowRank(copy(p.down), copy(p.up)) for m, p in factors.items()}
 
-        return Concept(
+        return Concept.edlora(
             name,
             {t: copy(e) for t, e in self.tables().items()},
             pairs(self.text),

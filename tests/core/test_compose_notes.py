@@ -15,7 +15,7 @@ from mix_of_show.mos_core.text.vocabulary import Vocabulary
 LEFT, RIGHT, MIDDLE = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1), Box(0.25, 0, 0.75, 1)
 TABLE = torch.zeros(16, 4)
 KNOWN = Vocabulary(
-    dict.fromkeys(("<wizard>", "<potter1>", "<potter2>"), TABLE),
+    {"clip_l": dict.fromkeys(("<wizard>", "<potter1>", "<potter2>"), TABLE)},
     {"<wizard>": "wizard", "<potter1>": "potter", "<potter2>": "potter"},
 )
 NOTHING = Vocabulary({}, {})
@@ -41,9 +41,9 @@ def test_a_token_on_a_clip_without_concepts_is_said_to_be_plain_words():
 def test_a_token_without_brackets_is_said_with_the_word_to_write():
     words = {"a wizard at sea": "<wizard>", "Potter smiles": "<potter1>", "potter2!": "<potter2>"}
     for prompt, token in words.items():
-        (note,) = bare_word_notes([Region(prompt, box=LEFT)], KNOWN.tables)
+        (note,) = bare_word_notes([Region(prompt, box=LEFT)], KNOWN.tokens)
         assert note.endswith(f"angle brackets: {token}.")
-    assert bare_word_notes([Region("wizardry, pottery", box=LEFT)], KNOWN.tables) == ()
+    assert bare_word_notes([Region("wizardry, pottery", box=LEFT)], KNOWN.tokens) == ()
 
 
 def test_a_region_that_names_a_concept_may_say_the_word_too():

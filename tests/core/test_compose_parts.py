@@ -17,7 +17,7 @@ LEFT, RIGHT = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
 
 def concept(name, *tokens):
     tables = {token: torch.zeros(16, 4) for token in tokens}
-    return WeightedConcept(Concept(name, tables, {}, {}, "sd15"))
+    return WeightedConcept(Concept.edlora(name, tables, {}, {}, "sd15"))
 
 
 CONCEPTS = (concept("potter", "<potter1>", "<potter2>"), concept("cat", "<cat>"))

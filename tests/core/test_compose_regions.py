@@ -65,7 +65,7 @@ def pair(rank, into=6, out=5, seed=0):
 
 
 def concept(name, factors, strength=1.0):
-    record = Concept(name, {f"<{name}>": torch.zeros(16, 6)}, {}, factors, "sd15")
+    record = Concept.edlora(name, {f"<{name}>": torch.zeros(16, 6)}, {}, factors, "sd15")
     return WeightedConcept(record, strength)
 
 

@@ -173,7 +173,7 @@ def test_views_and_shared_memory_are_written_as_tensors_of_their_own(ending, tmp
     memory = torch.randn(16, 16)
     embeddings = {"<x1>": memory[:, :8], "<x2>": memory[:, 8:]}
     shared = LowRank(memory[:2], memory[:, :2])
-    concept = replace(make_concept(embeddings=embeddings), unet={TO_Q: shared})
+    concept = replace(make_concept(embeddings=embeddings), deltas={f"unet.{TO_Q}": shared})
     WRITERS[ending](concept, tmp_path / "x")
     assert_same_concept(read_concept(tmp_path / "x"), concept)
     assert (tmp_path / "x").stat().st_size < 12_000  # a view does not bring its whole memory

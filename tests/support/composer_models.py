@@ -36,7 +36,7 @@ def _concept(number: int) -> Concept:
     modules = {key.removesuffix(end) for key in tensors for end in ends if key.endswith(end)}
     factors = {m: LowRank(*(tensors[m + end].float() for end in ends)) for m in sorted(modules)}
     tokens = {f"<x{number}>": torch.zeros(LAYERS, WIDTH)}
-    return Concept(f"lora_{number}", tokens, {}, factors, "sd15")
+    return Concept.edlora(f"lora_{number}", tokens, {}, factors, "sd15")
 
 
 def wide(text: torch.Tensor) -> torch.Tensor:

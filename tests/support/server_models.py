@@ -5,7 +5,6 @@ concepts whose names are HTML.
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -42,10 +41,13 @@ def write_markup(models: Path) -> None:
     """Concepts that a stranger could have made to run a script in the editor."""
     from mix_of_show.mos_core.formats import read_concept
     from mix_of_show.mos_core.formats.safetensors_edlora import write_safetensors
+    from mix_of_show.mos_core.records import Concept
 
     concept = read_concept(GOLDEN / "edlora_a.pth")
     tables = dict(zip([MARKUP_TOKEN, "<plain>"], concept.embeddings.values(), strict=True))
-    concept = replace(concept, embeddings=tables, metadata={"captions": MARKUP})
+    concept = Concept.edlora(
+        concept.name, tables, concept.text, concept.unet, "sd15", {"captions": MARKUP}
+    )
     write_safetensors(concept, models / "loras" / MARKUP_FILE)
     if os.name != "nt":  # no such names there
         write_safetensors(concept, models / "loras" / f"{MARKUP}.safetensors")

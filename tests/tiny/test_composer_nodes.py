@@ -212,7 +212,7 @@ def test_a_concept_that_is_loaded_twice_is_refused(unet, clip, loaded, two):
 def test_a_concept_of_another_kind_is_refused(unet, clip, loaded, two):
     import dataclasses
 
-    other = dataclasses.replace(loaded[1].concept, architecture="sdxl")
+    other = dataclasses.replace(loaded[1].concept, family="sdxl")
     with pytest.raises(ArchitectureError, match="made for sdxl"):
         patch(unet, clip, (loaded[0], WeightedConcept(other)), two)
 

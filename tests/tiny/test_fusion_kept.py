@@ -1,7 +1,5 @@
 """Ring 2: a fusion's kept sums, its anchor, its prompts, and its export as an ordinary LoRA."""
 
-from dataclasses import replace
-
 import comfy.sd
 import comfy.utils
 import pytest
@@ -130,7 +128,7 @@ def test_a_fusion_exported_at_full_rank_is_the_fusion_for_the_stock_lora_loader(
 
 
 def test_a_concept_that_is_only_an_embedding_fuses_with_others_and_alone(unet, clip, concepts):
-    bare = WeightedConcept(replace(concepts["b"], text={}, unet={}))
+    bare = WeightedConcept(concepts["b"].without_deltas())
     settings = FuseSettings(ridge=0.001, **QUICK)
     alone, report = fuse_concepts(unet, clip, (bare,), settings, nothing)
     assert not alone.unet

@@ -363,11 +363,11 @@ def factors(module, out, into):
         (made_up(width=48), "embeddings of 'other' are 48 wide, the text of this MODEL is 32"),
         (
             made_up(unet=factors("mid_block.attentions.0.transformer_blocks.0.ff.net.2", 64, 256)),
-            "'mid_block.*ff.net.2' is 32 x 128 here, 64 x 256",
+            "'unet.mid_block.*ff.net.2' is 32 x 128 here, 64 x 256",
         ),
         (
             made_up(unet=factors("mid_block.attentions.0.proj_in", 16, 32)),
-            "'mid_block.*proj_in' is 32 x 32 here, 16 x 32",
+            "'unet.mid_block.*proj_in' is 32 x 32 here, 16 x 32",
         ),
     ],
 )
@@ -384,11 +384,11 @@ def test_a_concept_for_another_model_is_refused(strength, concept, message, unet
         (made_up(width=48), "are 48 wide, the text of this CLIP is 32 wide"),
         (
             made_up(text=factors("text_model.encoder.layers.0.mlp.fc1", 48, 32)),
-            "'text_model.*fc1' is 64 x 32 here, 48 x 32",
+            "'text_encoder.text_model.*fc1' is 64 x 32 here, 48 x 32",
         ),
         (
             made_up(text=factors("text_model.encoder.layers.11.mlp.fc1", 64, 32)),
-            "changes 'text_model.encoder.layers.11.mlp.fc1', which this model does not have",
+            "'text_encoder.text_model.encoder.layers.11.mlp.fc1', which this model does not have",
         ),
     ],
 )

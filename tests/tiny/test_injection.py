@@ -349,7 +349,7 @@ def test_a_concept_of_another_base_model_is_refused(clip, concepts):
 
 
 def test_a_concept_that_no_region_draws_need_not_fit(unet, clip, concepts):
-    other = Concept(
+    other = Concept.edlora(
         "other",
         {"<o1>": torch.zeros(16, 32)},
         {},

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import comfy.hooks
 import comfy.sd
@@ -132,14 +133,14 @@ STOCK = comfy.sd1_clip.SD1Tokenizer()
 
 
 def tokenizer_of(tables):
-    return ConceptTokenizer(STOCK, Vocabulary(tables, {}))
+    return ConceptTokenizer(STOCK, Vocabulary({"clip_l": tables}, {}))
 
 
 def test_a_textual_inversion_beside_a_concept_is_still_found(tmp_path, concepts):
     vectors = torch.randn(2, 768)
     safetensors.torch.save_file({"emb_params": vectors}, tmp_path / "style.safetensors")
     stock = comfy.sd1_clip.SD1Tokenizer(embedding_directory=str(tmp_path))
-    knowing = ConceptTokenizer(stock, Vocabulary(concepts["a"].embeddings, {}))
+    knowing = ConceptTokenizer(stock, Vocabulary({"clip_l": concepts["a"].embeddings}, {}))
     (chunk,) = knowing.tokenize_with_weights("a <a1> in embedding:style")["l"]
     tensors = [token for token, _ in chunk if torch.is_tensor(token)]
     assert [concept_table(t) is not None for t in tensors] == [True, False, False]
@@ -315,10 +316,9 @@ def test_a_token_that_two_concepts_claim_is_refused(unet, clip, concepts):
 
 def test_tokens_that_differ_in_case_only_are_refused(concepts):
     table = concepts["a"].embeddings["<a1>"]
-    concept = copy.copy(concepts["b"])
-    object.__setattr__(concept, "embeddings", {"<A1>": table})
+    concept = replace(concepts["b"], words=("<A1>",), tables={"clip_l": {"<A1>": table}})
     with pytest.raises(ConceptTokenError, match=r"<A1>"):
-        Vocabulary({"<a1>": table}, {"<a1>": "first"}).extended(concept)
+        Vocabulary({"clip_l": {"<a1>": table}}, {"<a1>": "first"}).extended(concept)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from ..text.layerwise_clip import vocabulary_of
 
 def check_base(clip, concepts: Concepts) -> None:
     """Raises ConceptTokenError if the CLIP already knows one of the concepts."""
-    known = {token.casefold() for token in vocabulary_of(clip).tables}
+    known = {token.casefold() for token in vocabulary_of(clip).tokens}
     for entry in concepts:
         if any(token.casefold() in known for token in entry.concept.tokens):
             raise ConceptTokenError(

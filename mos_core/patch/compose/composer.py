@@ -141,4 +141,5 @@ def without(entry: WeightedConcept, background: WeightedConcept | None) -> Weigh
             torch.cat([pair.down for pair, _ in parts]),
             torch.cat([strength * pair.up for pair, strength in parts], 1),
         )
-    return WeightedConcept(replace(entry.concept, unet=factors), 1.0, entry.strength_clip)
+    deltas = {f"unet.{module}": pair for module, pair in factors.items()}
+    return WeightedConcept(replace(entry.concept, deltas=deltas), 1.0, entry.strength_clip)

@@ -69,7 +69,7 @@ def fuse_concepts(
         unet = fusion.refine(coder, unet)
     names = [entry.concept.name for entry in concepts]
     fused = Fused(
-        tuple(replace(entry.concept, text={}, unet={}, resume=None) for entry in concepts),
+        tuple(entry.concept.without_deltas() for entry in concepts),
         as_stored(text, clip.patcher),
         as_stored(unet, model),
         fusion.architecture.name,

@@ -45,7 +45,7 @@ class NoisePredictor:
         config = model.model.model_config.unet_config
         self.device, self.dtype = torch.device(model.load_device), choose_dtype(model, "auto")
         self.model, self.sampling = model.model, model.get_model_object("model_sampling")
-        self.layerwise = LayerwiseText(architecture_of(config), config["context_dim"])
+        self.layerwise = LayerwiseText(architecture_of(config).layers, config["context_dim"])
         self.rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         self.texts = encoded_together(coder, list(self.rows))[0].to(self.device, self.dtype)
 
@@ -53,7 +53,7 @@ class NoisePredictor:
         """See fuse.refine.Predict."""
         x, sigma = latents.to(self.device), sigmas.to(self.device)
         wide = self.texts[[self.rows[prompt] for prompt in prompts]]
-        texts = split_layers(wide, self.layerwise.layers)
+        texts = split_layers(wide, len(self.layerwise.layers))
         options: dict = {"optimized_attention_override": plain_attention}
         options = with_first_patch(options, "attn2_patch", self.layerwise.pick(texts))
         scaled = self.sampling.calculate_input(sigma, x).to(self.dtype)

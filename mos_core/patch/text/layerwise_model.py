@@ -4,12 +4,15 @@ Nothing is written on modules: wrappers on the ModelPatcher build the attention 
 so that clones, low-memory modes, other packs' patches and torch.compile are left alone.
 """
 
+from collections.abc import Sequence
+
 import comfy.conds
 import comfy.patcher_extension
 import torch
 
 from ...errors import ArchitectureError
-from ...families.unet import Architecture, architecture_of
+from ...families import AttentionLayer, family_of
+from ...families.rows import row_counts, row_of_layers
 from ...text.layerwise import layer_mean, split_layers
 
 KEY = "mix_of_show_layerwise"  # of our wrappers on a ModelPatcher
@@ -36,22 +39,31 @@ def mark_conditioning(layers: int) -> dict:
 class LayerwiseText:
     """The two wrappers of a model that reads wide conditionings.
 
-    width: text width of the UNet (its context_dim).
+    layers: of the model, in running order. width: text width of the UNet (its context_dim).
     """
 
-    def __init__(self, architecture: Architecture, width: int):
-        self.layers = len(architecture.layers)
+    def __init__(self, layers: Sequence[AttentionLayer], width: int):
+        self.layers = tuple(layers)
         self.width = width
-        self.index = {
-            (layer.block[0], layer.block[1], layer.depth): layer.index
-            for layer in architecture.layers
+        self.counts = row_counts(layers)  # of rows that a text may have
+        self.rows = {
+            rows: dict(
+                zip((layer.key for layer in layers), row_of_layers(layers, rows) or (), strict=True)
+            )
+            for rows in self.counts
         }
 
     def __deepcopy__(self, memo):
         return self  # immutable
 
+    def rows_of(self, text: torch.Tensor | None) -> int | None:
+        """The rows of a wide text; None for a narrow one, and for no text."""
+        if text is None:
+            return None
+        return next((n for n in self.counts if text.shape[-1] == n * self.width), None)
+
     def is_wide(self, text: torch.Tensor | None) -> bool:
-        return text is not None and text.shape[-1] == self.layers * self.width
+        return self.rows_of(text) is not None
 
     def accept_marked(self, executor, model, conds, x_in, timestep, model_options):
         """CALC_COND_BATCH wrapper: takes the marks off, gives ControlNets a narrow text."""
@@ -63,17 +75,18 @@ class LayerwiseText:
         conds = entry.get("model_conds", {})
         text = conds.get("c_crossattn")
         mark = conds.get(MARK)
-        if mark is not None and mark.cond != self.layers:
+        if mark is not None and mark.cond not in self.counts:
             raise ArchitectureError(
                 f"this conditioning holds {mark.cond} layer-wise texts, the MODEL has "
-                f"{self.layers} cross-attention layers; encode the prompt with the CLIP of the "
-                "same Apply Concepts node as the MODEL"
+                f"{len(self.layers)} cross-attention layers; encode the prompt with the CLIP of "
+                "the same Apply Concepts node as the MODEL"
             )
         conds = {k: v for k, v in conds.items() if k != MARK}
         if entry.get("control") is not None:
             for_control = conds.get("crossattn_controlnet", text)  # another node may have set it
-            if for_control is not None and self.is_wide(for_control.cond):
-                narrow = layer_mean(for_control.cond, self.layers)
+            rows = None if for_control is None else self.rows_of(for_control.cond)
+            if rows is not None:
+                narrow = layer_mean(for_control.cond, rows)
                 conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(narrow)
         return {**entry, "model_conds": conds}
 
@@ -81,18 +94,23 @@ class LayerwiseText:
                    transformer_options=None, **kwargs):  # fmt: skip
         """DIFFUSION_MODEL wrapper: puts the slicing first in every cross-attention.
 
-        context: (batch, tokens, layers * width), or narrow, which passes as it is.
+        context: (batch, tokens, rows * width), or narrow, which passes as it is.
         """
         options = transformer_options or {}
-        if self.is_wide(context):
-            texts = split_layers(context, self.layers)
-            options = with_first_patch(options, "attn2_patch", self.pick(texts))
+        rows = self.rows_of(context)
+        if rows is not None:
+            options = with_first_patch(
+                options, "attn2_patch", self.pick(split_layers(context, rows))
+            )
         return executor(x, timesteps, context, y, control, options, **kwargs)
 
-    def pick(self, texts: tuple[torch.Tensor, ...]):
+    def pick(self, texts: Sequence[torch.Tensor]):
+        """The attn2_patch that hands each layer its own of `texts`, (batch, tokens, width) each."""
+        rows = self.rows[len(texts)]
+
         def slice_of_layer(n, context, value, extra_options):
             name, number = extra_options["block"]
-            text = texts[self.index[name, number, extra_options.get("block_index", 0)]]
+            text = texts[rows[name, number, extra_options.get("block_index", 0)]]
             return n, text, text
 
         return slice_of_layer
@@ -111,8 +129,7 @@ def add_layerwise_text(model) -> None:
     Raises ArchitectureError if the model is no SD-style UNet.
     """
     config = model.model.model_config.unet_config
-    architecture = architecture_of(config)
-    layerwise = LayerwiseText(architecture, config["context_dim"])
+    layerwise = LayerwiseText(family_of(config)[1], config["context_dim"])
     for kind, wrapper in (
         (WrappersMP.CALC_COND_BATCH, layerwise.accept_marked),
         (WrappersMP.DIFFUSION_MODEL, layerwise.slice_text),

@@ -27,7 +27,7 @@ def tell_of_plain_text(model, clip, tell: Tell) -> None:
 
     model, clip: ours, of one node. Nothing to hear for a clip that knows no concept tokens.
     """
-    if vocabulary_of(clip).tables:
+    if vocabulary_of(clip).tokens:
         add_sampling_notes(model, "mix_of_show_plain_text", plain_text_notes, tell)
 
 
@@ -41,7 +41,7 @@ def plain_text_notes(sampling: Sampling) -> tuple[str, ...]:
 def check_same_source(model, clip, regions: Regions) -> tuple[str, ...]:
     """Notes on a MODEL with concepts and a CLIP without. Raises ConceptTokenError where a region
     names a concept, which would come out as a blob."""
-    if not holds_concepts(model) or vocabulary_of(clip).tables:
+    if not holds_concepts(model) or vocabulary_of(clip).tokens:
         return ()
     for region in regions.regions:
         found = TOKEN_LIKE.search(region.prompt)

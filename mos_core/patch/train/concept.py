@@ -99,7 +99,7 @@ def train_concept(
 
 def check_tokens_free(clip, tokens: Sequence[str]) -> None:
     """Raises TrainError for a token that the text encoder or a loaded concept already has."""
-    taken = {t.casefold() for t in vocabulary_of(clip).tables}
+    taken = {t.casefold() for t in vocabulary_of(clip).tokens}
     inner = clip.tokenizer.clip_l.tokenizer
     for token in tokens:
         if token.casefold() in taken:

@@ -43,7 +43,7 @@ class TrainSession:
         self.dtype = dtype
         self.architecture = architecture_of(self.model.model_config.unet_config)
         self.layerwise = LayerwiseText(
-            self.architecture, self.model.model_config.unet_config["context_dim"]
+            self.architecture.layers, self.model.model_config.unet_config["context_dim"]
         )
         self.velocity = predicts_velocity(self.sampling)
         self.timesteps = len(self.sampling.sigmas)
@@ -114,7 +114,7 @@ class TrainSession:
         maps: dict[tuple[int, int], list[torch.Tensor]] = {}
         options: dict = {"optimized_attention_override": plain_attention}
         texts = context.to(self.device, self.dtype)
-        texts = texts.unflatten(-1, (self.layerwise.layers, -1)).permute(2, 0, 1, 3).unbind(0)
+        texts = texts.unflatten(-1, (self.trainable.layers, -1)).permute(2, 0, 1, 3).unbind(0)
         options = with_first_patch(options, "attn2_patch", self.layerwise.pick(texts))
         if select is not None:
             record = partial(record_maps, maps=maps, select=select.to(self.device))
@@ -175,7 +175,8 @@ def session_tokenizer(clip, trainable) -> ConceptTokenizer:
         tables[token].mos_name = token
     owners = dict.fromkeys(tables, "the concept to train")
     base = clip.tokenizer.base if isinstance(clip.tokenizer, ConceptTokenizer) else clip.tokenizer
-    vocabulary = Vocabulary({**known.tables, **tables}, {**known.owners, **owners})
+    tables = {"clip_l": {**known.tables.get("clip_l", {}), **tables}}
+    vocabulary = Vocabulary(tables, {**known.owners, **owners})
     return ConceptTokenizer(base, vocabulary)
 
 

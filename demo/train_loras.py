@@ -1,0 +1,96 @@
+"""Train held-out characters as ordinary LoRAs, with the pack's own Train ED-LoRA node.
+
+    python demo/train_loras.py [polarbear superhero] [--set INPUT=VALUE ...] [--out
+    demo/models/concepts]
+
+Runs the shipped workflow train_a_concept without anything layer-wise and without a token of its
+own: the class word ("bear") is what asks for the character. Kept as kohya's trainer writes its
+files, fp16, with the metadata that such files carry, as `<out>/<name>_lora.safetensors`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from run_workflow import DEMO, read_changes, running
+from train_concepts import settings_of, wanted
+
+from lib.problem import run_script
+
+NAMES = ("polarbear", "superhero")
+SETTINGS = {
+    "rank": 4,
+    "layerwise": False,
+    "rate_embedding": 0,  # the token stays the class word
+    "rate_text": 0.001,
+}
+PARTS = {"text_encoder.": "lora_te_", "unet.": "lora_unet_"}  # ours -> kohya's
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=NAMES, help="characters")
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--out", type=Path, default=DEMO / "models" / "concepts")
+    return parser.parse_args()
+
+
+def keep_as_kohya(saved: Path, kept: Path, concept: dict) -> None:
+    """A concept's factors as kohya names them, fp16, with alpha = rank; its embedding is the class
+    word's and is left out."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    tensors = {}
+    with safe_open(saved, framework="pt") as file:
+        trained = json.loads(file.metadata()["training"])
+        for key in file.keys():
+            part = next((part for part in PARTS if key.startswith(part)), None)
+            if part is None:
+                continue
+            module, _, factor = key.removeprefix(part).rpartition(".lora_")
+            name = PARTS[part] + module.replace(".", "_")
+            tensors[f"{name}.lora_{factor}"] = file.get_tensor(key).half().contiguous()
+            tensors[f"{name}.alpha"] = torch.tensor(float(trained["rank"])).half()
+    save_file(tensors, kept, metadata_of(concept, trained))
+
+
+def metadata_of(concept: dict, trained: dict) -> dict[str, str]:
+    """What kohya's trainer would have written of this run."""
+    word = concept["class_word"]
+    return {
+        "ss_base_model_version": "sd_v1",
+        "ss_sd_model_name": "miniature.safetensors",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(trained["rank"]),
+        "ss_network_alpha": str(trained["rank"]),
+        "ss_output_name": concept["name"],
+        "ss_steps": str(trained["steps"]),
+        "ss_learning_rate": str(trained["rate_unet"]),
+        "ss_unet_lr": str(trained["rate_unet"]),
+        "ss_text_encoder_lr": str(trained["rate_text"]),
+        "ss_resolution": f"({trained['resolution']}, {trained['resolution']})",
+        "ss_tag_frequency": json.dumps({concept["name"]: {word: 20}}),
+        "modelspec.title": concept["name"],
+        "modelspec.trigger_phrase": word,
+    }
+
+
+def main() -> int:
+    arguments = read_arguments()
+    concepts = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with running(__file__, "train_a_concept") as run:
+        run.keep(wanted)
+        for concept in (c for c in concepts if c["name"] in arguments.names):
+            name = concept["name"]
+            seconds = run({**settings_of(concept), **SETTINGS, **read_changes(arguments.changes)})
+            (saved,) = (run.models / "loras").rglob(f"{name}_*.safetensors")
+            keep_as_kohya(saved, arguments.out / f"{name}_lora.safetensors", concept)
+            print(f"{name}: {seconds:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
