@@ -1,11 +1,12 @@
 """Apply Concepts: the plain weighted sum of concepts on a clone of MODEL and CLIP."""
 
 from ..errors import ArchitectureError
-from ..families.unet import ARCHITECTURES, architecture_of
+from ..families import FAMILIES, family_named, family_of
+from ..families.rows import row_counts
 from ..records import Concept, Concepts
 from .host.bind import match_names
 from .host.weights import merge_named
-from .text.layerwise_clip import add_vocabulary, vocabulary_of
+from .text.layerwise_clip import add_vocabulary, embedding_widths, vocabulary_of
 from .text.layerwise_model import add_layerwise_text
 
 
@@ -51,36 +52,49 @@ def apply_to_clip(clip, concepts: Concepts):
 
 def check_fits_model(concept: Concept, model) -> None:
     """Raises ArchitectureError unless the concept's embeddings, if it has any, fit the model."""
-    if concept.tables:
-        config = model.model.model_config.unet_config
-        check_made_for(concept, architecture_of(config).name, config["context_dim"], "MODEL")
+    if not concept.tables:
+        return
+    config = model.model.model_config.unet_config
+    family, layers = family_of(config)
+    rows = {len(table) for own in concept.tables.values() for table in own.values()}
+    if concept.family not in (None, family.name) or not rows <= {1, *row_counts(layers)}:
+        raise ArchitectureError(
+            f"the concept '{concept.name}' was made for {_made_for(concept)}, this MODEL is "
+            f"{family.name} ({len(layers)} cross-attention layers); use a base model of the same "
+            "kind"
+        )
+    width = sum(next(iter(own.values())).shape[1] for own in concept.tables.values())
+    if width != config["context_dim"]:
+        raise ArchitectureError(
+            f"the embeddings of '{concept.name}' are {width} wide, the text of this MODEL is "
+            f"{config['context_dim']} wide; it was made for another base model"
+        )
 
 
 def check_fits_clip(concept: Concept, clip) -> None:
     """Raises ArchitectureError unless concept tokens can be given to this CLIP."""
     if not concept.tables:
         return
-    encoder = getattr(clip.cond_stage_model, "clip_l", None)
-    if encoder is None or getattr(clip.cond_stage_model, "clip_g", None) is not None:
+    here, family = embedding_widths(clip), family_named(concept.family or "")
+    asked = {text.key for text in family.texts} if family else set(concept.tables)
+    if asked != set(here) or set(concept.tables) != set(here):
+        kinds = {tuple(sorted(text.key for text in f.texts)): f.name for f in reversed(FAMILIES)}
+        kind = kinds.get(tuple(sorted(here)), "of another kind")
         raise ArchitectureError(
-            "this CLIP is not SD1.5's text encoder (one CLIP-L); concepts for SD1.5 need the CLIP "
-            "of an SD1.5 checkpoint"
+            f"the concept '{concept.name}' was made for {_made_for(concept)}, this CLIP is {kind} "
+            f"(text encoders: {', '.join(here) or 'none that learns tokens'}; the concept's: "
+            f"{', '.join(concept.tables)}); use the CLIP of a checkpoint of the concept's kind"
         )
-    width = encoder.transformer.get_input_embeddings().embedding_dim
-    check_made_for(concept, "sd15", width, "CLIP")
+    for encoder, tables in concept.tables.items():
+        width = next(iter(tables.values())).shape[1]
+        if width != here[encoder]:
+            raise ArchitectureError(
+                f"the embeddings of '{concept.name}' are {width} wide, the text of this CLIP is "
+                f"{here[encoder]} wide ({encoder}); it was made for another base model"
+            )
 
 
-def check_made_for(concept: Concept, architecture: str, width: int, what: str) -> None:
-    """Raises ArchitectureError unless the concept's embeddings fit `what` (MODEL or CLIP)."""
-    if concept.architecture != architecture:
-        raise ArchitectureError(
-            f"the concept '{concept.name}' was made for {concept.architecture} "
-            f"({len(ARCHITECTURES[concept.architecture].layers)} cross-attention layers), this "
-            f"{what} is {architecture} ({len(ARCHITECTURES[architecture].layers)}); use a base "
-            "model of the same kind"
-        )
-    if concept.text_width != width:
-        raise ArchitectureError(
-            f"the embeddings of '{concept.name}' are {concept.text_width} wide, the text of this "
-            f"{what} is {width} wide; it was made for another base model"
-        )
+def _made_for(concept: Concept) -> str:
+    family = family_named(concept.family or "")
+    rows = sorted({len(table) for own in concept.tables.values() for table in own.values()})
+    return f"{family.name if family else 'another model'} ({rows[-1]} embeddings per token)"

@@ -8,6 +8,7 @@ import torch
 from ..errors import ArchitectureError, ConceptTokenError, nearest_names
 from ..families import AttentionLayer
 from ..families.rows import spread
+from ..families.unet import ARCHITECTURES
 from ..records import Concept
 
 # What looks like a concept token: <potter1>, but not <lora:x:1> (other packs' syntax) or <3.
@@ -43,8 +44,8 @@ class Vocabulary:
         counts = (table.shape[0] for own in self.tables.values() for table in own.values())
         return max(counts, default=1)
 
-    def extended(self, concept: Concept, layers: Sequence[AttentionLayer] = ()) -> "Vocabulary":
-        """This vocabulary plus one concept's tokens. layers: of its family's model.
+    def extended(self, concept: Concept) -> "Vocabulary":
+        """This vocabulary plus one concept's tokens.
 
         Raises ConceptTokenError if a token is taken (also if only upper and lower case differ),
         ArchitectureError if its tables cannot stand beside those that are here.
@@ -61,6 +62,8 @@ class Vocabulary:
         encoders = dict.fromkeys([*self.tables, *concept.tables])
         both = {e: {**self.tables.get(e, {}), **concept.tables.get(e, {})} for e in encoders}
         owners = {**self.owners, **dict.fromkeys(concept.tokens, concept.name)}
+        standard = ARCHITECTURES.get(concept.family or "")
+        layers = standard.layers if standard else ()
         vocabulary = Vocabulary(both, owners, self.layers or layers)
         for encoder in encoders:
             vocabulary.expanded(encoder)

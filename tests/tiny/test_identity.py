@@ -24,7 +24,8 @@ from mix_of_show.mos_core.records import WeightedConcept
 from support.golden import CONCEPTS, relative_error
 from support.oracle import small_lora
 from support.sampling import describe, encode, fingerprint, sample
-from support.tiny_models import SD15_UNET, WIDTH, empty_clip, empty_unet, golden_unet
+from support.sdxl_models import tiny_sdxl_clip
+from support.tiny_models import SD15_UNET, WIDTH, empty_unet, golden_unet
 
 PROMPT, NEGATIVE = "photo of a <a1> <a2>, near a lake", "lowres, bad anatomy"
 
@@ -161,7 +162,7 @@ def test_taking_the_mark_off_leaves_the_conditioning_entry_as_it_is():
     text = comfy.conds.CONDCrossAttn(torch.randn(1, 77, len(SD15.layers) * WIDTH))
     inner = {"c_crossattn": text, **mark_conditioning(len(SD15.layers))["model_conds"]}
     entry = {"model_conds": dict(inner), "control": object(), "uuid": 1}
-    ready = LayerwiseText(SD15, WIDTH).unmark(entry)
+    ready = LayerwiseText(SD15.layers, WIDTH).unmark(entry)
     assert entry["model_conds"] == inner
     assert list(ready["model_conds"]) == ["c_crossattn", "crossattn_controlnet"]
     assert ready["model_conds"]["c_crossattn"] is text
@@ -359,7 +360,7 @@ def factors(module, out, into):
 @pytest.mark.parametrize(
     ("concept", "message"),
     [
-        (made_up(rows=70), r"'other' was made for sdxl \(70 .*\), this MODEL is sd15 \(16\)"),
+        (made_up(rows=70), r"'other' was made for sdxl \(70 .*\), this MODEL is sd15 \(16 "),
         (made_up(width=48), "embeddings of 'other' are 48 wide, the text of this MODEL is 32"),
         (
             made_up(unet=factors("mid_block.attentions.0.transformer_blocks.0.ff.net.2", 64, 256)),
@@ -398,10 +399,8 @@ def test_a_concept_for_another_text_encoder_is_refused(concept, message, clip):
 
 
 def test_a_clip_that_is_not_sd15s_is_refused(concepts):
-    clip = empty_clip()
-    clip.cond_stage_model.clip_g = torch.nn.Identity()
-    with pytest.raises(ArchitectureError, match=r"this CLIP is not SD1.5's text encoder"):
-        apply_to_clip(clip, (WeightedConcept(concepts["a"]),))
+    with pytest.raises(ArchitectureError, match=r"made for sd15 .*, this CLIP is sdxl"):
+        apply_to_clip(tiny_sdxl_clip(), (WeightedConcept(concepts["a"]),))
 
 
 def test_a_unet_with_other_layers_is_refused(concepts):

@@ -13,7 +13,7 @@ from ...errors import RegionError, nearest_names
 from ...records import Concept, Concepts, LowRank, WeightedConcept
 from ...regions.region import Regions
 from ...text.tokenizer import ConceptTokenizer, concept_table
-from ..apply import apply_concepts, check_made_for
+from ..apply import apply_concepts, check_fits_model
 from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
 from ..regional.texts import encode_region_texts
@@ -52,9 +52,8 @@ def apply_composer(
     notes = (*notes, *composer_notes(regions, known, assigned))
     if not regions.regions:
         notes = ("There are no regions: the picture is drawn by the global prompt alone.",)
-    config = model.model.model_config.unet_config
     for entry in known:
-        check_made_for(entry.concept, "sd15", config["context_dim"], "MODEL")
+        check_fits_model(entry.concept, model)
     texts = encode_region_texts(clip, regions, known, assigned)
     positions = tuple(
         () if number is None else token_positions(clip, region.prompt, known[number].concept)

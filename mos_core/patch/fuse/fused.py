@@ -8,7 +8,7 @@ import torch
 from ...errors import ArchitectureError
 from ...families.unet import architecture_of, comfy_text_key, comfy_unet_key
 from ...records import Fused
-from ..apply import check_made_for
+from ..apply import check_fits_clip, check_fits_model
 from ..host.weights import add_full_deltas
 from ..text.layerwise_clip import add_vocabulary, vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
@@ -25,7 +25,8 @@ def apply_fused(model, clip, fused: Fused, any_base: bool = False):
     architecture = architecture_of(config)
     vocabulary = vocabulary_of(clip)
     for concept in fused.concepts:
-        check_made_for(concept, architecture.name, config["context_dim"], "MODEL")
+        check_fits_model(concept, model)
+        check_fits_clip(concept, clip)
         vocabulary = vocabulary.extended(concept)
     patched, coder = model.clone(), clip.clone()
     add_full_deltas(

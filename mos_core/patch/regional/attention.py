@@ -29,7 +29,7 @@ from ...compose.isolation import ISOLATIONS
 from ...errors import ArchitectureError, RegionError
 from ...families.unet import architecture_of, comfy_unet_key
 from ...regions.region import Regions
-from ..apply import check_made_for
+from ..apply import check_fits_model
 from ..host.weights import check_fit
 from .cross import RegionalPass
 from .hooks import injected
@@ -140,7 +140,7 @@ def check_concepts(patcher, injection: Injection, architecture, width: int) -> N
     """Raises ArchitectureError unless every concept that a region draws fits the model."""
     for number in {n for n in injection.assigned if n is not None}:
         concept = injection.concepts[number].concept
-        check_made_for(concept, architecture.name, width, "MODEL")
+        check_fits_model(concept, patcher)
         for module, pair in concept.unet.items():
             key = comfy_unet_key(module, architecture)
             check_fit(patcher, key, pair.shape, module, concept.name)
