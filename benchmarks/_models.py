@@ -1,9 +1,10 @@
-"""SD1.5-shaped models with random weights, built from ComfyUI's own classes, for benchmarks."""
+"""Models with random weights, built from ComfyUI's own classes, for benchmarks."""
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
+import comfy.sdxl_clip
 import comfy.supported_models
 import torch
 
@@ -50,4 +51,61 @@ def random_clip(dtype=torch.float32):
     """A comfy.sd.CLIP with CLIP-L's size."""
     clip = comfy.sd.CLIP(_Target, model_options={"dtype": dtype})
     fill_randomly(clip.cond_stage_model.clip_l, 1)
+    return clip
+
+
+SDXL_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_middle": 10,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "context_dim": 2048,
+    "use_linear_in_transformer": True,
+    "adm_in_channels": 2816,
+    "num_classes": "sequential",
+    "use_temporal_attention": False,
+    "use_spatial_transformer": True,
+    "legacy": False,
+}
+
+
+def random_sdxl(channels: int = 320, dtype=torch.float32):
+    """A ModelPatcher with SDXL's UNet, `channels` wide (320 is the full size)."""
+    device = comfy.model_management.get_torch_device()
+    config = comfy.supported_models.SDXL({**SDXL_UNET, "model_channels": channels})
+    if channels < 64:  # ComfyUI's class asks for heads of 64 channels
+        config.unet_config = {**config.unet_config, "num_head_channels": 16, "num_heads": -1}
+    config.set_inference_dtype(dtype, None)
+    model = config.get_model({}, "", device="cpu")
+    fill_randomly(model.diffusion_model, 0)
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+class _TargetXL:
+    clip = comfy.sdxl_clip.SDXLClipModel
+    tokenizer = comfy.sdxl_clip.SDXLTokenizer
+    params: dict = {}  # noqa: RUF012
+
+
+def random_sdxl_clip(layers: int | None = None, dtype=torch.float32):
+    """A comfy.sd.CLIP with SDXL's two encoders at their widths. layers: of each, None: all."""
+    options: dict = {"dtype": dtype}
+    if layers is not None:
+        for name, width, heads in (("clip_l", 768, 12), ("clip_g", 1280, 20)):
+            options[f"{name}_model_config"] = {
+                "hidden_size": width,
+                "intermediate_size": 4 * width,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "projection_dim": width,
+                "hidden_act": "quick_gelu" if name == "clip_l" else "gelu",
+            }
+    clip = comfy.sd.CLIP(_TargetXL, model_options=options)
+    fill_randomly(clip.cond_stage_model, 1)
     return clip
