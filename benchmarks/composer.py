@@ -18,14 +18,15 @@ import torch
 from _models import random_sd15
 from _steps import compare, peak_memory
 
-from mix_of_show.mos_core.compose.injection import INJECTIONS, Injection
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
+from mix_of_show.mos_core.compose.injection import INJECTIONS
 from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.formats.parts import flatten_factors
+from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.patch.host.branches import unet_module_shapes
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import RegionText
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
-from mix_of_show.mos_core.regions.region import Box, Region, Regions
+from mix_of_show.mos_core.regions.region import Box, Region
 
 TOKENS, WIDTH = 77, 768
 
@@ -53,13 +54,16 @@ def boxes(count: int) -> list[Box]:
     return [Box((i + 0.05) / count, 0.3, (i + 0.95) / count, 1) for i in range(count)]
 
 
-def composed(model, chain, size: int, setting: str, isolation: str):
-    regions = tuple(
-        Region(c.concept.name, "-", box=b) for c, b in zip(chain, boxes(len(chain)), strict=True)
-    )
-    texts = [RegionText(text(10 + i), text(50 + i)) for i in range(len(chain))]
-    injection = Injection(setting, chain, tuple(range(len(chain))))
-    return add_regional_attention(model, Regions(size, size, regions), texts, injection, isolation)
+def composed(model, chain, setting: str, isolation: str):
+    drawn = [
+        Drawn(
+            Region(entry.concept.name, "-", box=box),
+            RegionText([(text(10 + i), {})], [(text(50 + i), {})]),
+            bind(model, None, entry),
+        )
+        for i, (entry, box) in enumerate(zip(chain, boxes(len(chain)), strict=True))
+    ]
+    return add_regional_attention(model, drawn, setting, isolation)
 
 
 def hooked(chain, size: int) -> tuple[list, list]:
@@ -103,7 +107,7 @@ def main() -> None:
         variants = {"plain": (model, *whole)}
         for setting in args.settings:
             for isolation in ("off", "on"):
-                patched = composed(model, chain, args.size, setting, isolation)
+                patched = composed(model, chain, setting, isolation)
                 variants[f"{setting}, isolation {isolation}"] = (patched, *whole)
         variants["masked LoRA hooks"] = (model, *hooked(chain, args.size))
         latent = torch.zeros(1, 4, args.size // 8, args.size // 8)

@@ -17,6 +17,7 @@ from _models import random_sd15
 from _steps import compare, peak_memory
 from composer import WIDTH, boxes, composed, random_concept, text
 
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
 from mix_of_show.mos_core.families.unet import SD15
@@ -30,9 +31,11 @@ def guided(model, count: int, size: int, maps: str, name: str):
     """A clone of a model with regions that is led in every step; no re-initialisation."""
     led = model.clone()
     regions = Regions(size, size, tuple(Region(str(b), box=b) for b in boxes(count)))
+    text = RegionText(None, None)
+    drawn = [Drawn(region, text, None, (1, 2)) for region in regions.regions]
     settings = GuidanceSettings(resolution=maps, reinitialise=False)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
-    add_guidance(led, NamedGuidance(regions, ((1, 2),) * count, settings, log, name))
+    add_guidance(led, NamedGuidance(drawn, settings, log, name))
     return led
 
 
@@ -72,7 +75,7 @@ def main() -> None:
         shapes = unet_module_shapes(model.model, SD15, "attention")
         chain = tuple(random_concept(i, shapes, 4) for i in range(args.concepts))
         whole = ([[text(1), {}]], [[text(2), {}]])
-        patched = composed(model, chain, args.size, args.injection, "on")
+        patched = composed(model, chain, args.injection, "on")
         variants = {"plain": (model, *whole), "regions": (patched, *whole)}
         for name in ("led", "recomputed"):
             led = guided(patched, args.concepts, args.size, args.maps, name)

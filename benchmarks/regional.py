@@ -17,9 +17,9 @@ from _models import random_sd15
 from _steps import compare, peak_memory
 
 import nodes
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import RegionText
-from mix_of_show.mos_core.regions.region import Box, Region, Regions
+from mix_of_show.mos_core.regions.region import Box, Region
 
 COUNTS = (1, 2, 4, 8)
 TOKENS, WIDTH = 77, 768
@@ -40,10 +40,15 @@ def boxes(count: int, columns: int = 4) -> list[Box]:
     ]
 
 
-def with_regions(model, count: int, size: int):
-    regions = tuple(Region(f"region {i}", "-", box=box) for i, box in enumerate(boxes(count)))
-    texts = [RegionText(text(10 + i), text(50 + i)) for i in range(count)]
-    return add_regional_attention(model, Regions(size, size, regions), texts)
+def with_regions(model, count: int):
+    drawn = [
+        Drawn(
+            Region(f"region {i}", "-", box=box),
+            RegionText([(text(10 + i), {})], [(text(50 + i), {})]),
+        )
+        for i, box in enumerate(boxes(count))
+    ]
+    return add_regional_attention(model, drawn)
 
 
 def masked(count: int, size: int) -> list:
@@ -76,7 +81,7 @@ def main() -> None:
         variants = {"plain": (model, positive, negative)}
         for count in args.counts:
             variants[f"{count} regions"] = (
-                with_regions(model, count, args.size), positive, negative
+                with_regions(model, count), positive, negative
             )  # fmt: skip
             variants[f"{count} masked conditionings"] = (model, masked(count, args.size), negative)
         latent = torch.zeros(1, 4, args.size // 8, args.size // 8)

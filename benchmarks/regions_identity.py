@@ -35,7 +35,7 @@ from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.patch.host.miniature import load_miniature
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import encode_region_texts
+from mix_of_show.mos_core.patch.regional.texts import draw_prompts
 from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import WeightedConcept
 
@@ -156,8 +156,7 @@ def fuse_all(base, args):
 
 def fused(base, question, args, settings):
     model, clip = fuse_all(base, args)
-    texts = encode_region_texts(clip, question.regions)
-    model = add_regional_attention(model, question.regions, texts)
+    model = add_regional_attention(model, draw_prompts(clip, question.regions))
     return model, encode(clip, question.scene), encode(clip, "")
 
 

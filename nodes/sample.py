@@ -7,7 +7,7 @@ from ..mos_core.compose.notes import fused_notes
 from ..mos_core.patch.regional.attention import add_regional_attention
 from ..mos_core.patch.regional.control import limit_controls, parse_strengths
 from ..mos_core.patch.regional.notes import tell_at_sampling
-from ..mos_core.patch.regional.texts import encode_region_texts
+from ..mos_core.patch.regional.texts import draw_prompts
 from ..mos_core.patch.text.layerwise_clip import vocabulary_of
 from ..mos_core.patch.text.notes import check_same_source
 from .progress import teller
@@ -24,7 +24,7 @@ def patch_model(model, clip, regions, tell):
         *fused_notes(regions, vocabulary_of(clip)),
     )
     tell("\n".join(notes))
-    patched = add_regional_attention(model, regions, encode_region_texts(clip, regions))
+    patched = add_regional_attention(model, draw_prompts(clip, regions))
     tell_at_sampling(patched, regions, notes, tell)
     return patched
 

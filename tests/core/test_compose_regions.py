@@ -11,23 +11,25 @@ from mix_of_show.mos_core.compose.attention import (
     repeat_tokens,
     scatter,
 )
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.compose.injection import (
     RANK_TOGETHER,
     Injection,
     inject,
-    make_blocks,
-    place_block,
-    stack_factors,
-    thin_products,
+    make_bundles,
+    make_gates,
+    stack_deltas,
 )
 from mix_of_show.mos_core.compose.isolation import (
     BARRED,
+    cell_members,
     isolate,
     isolation_bias,
     sees,
     signatures,
 )
-from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
+from mix_of_show.mos_core.deltas import LowRank, Whole
+from mix_of_show.mos_core.records import Bound, Site
 from mix_of_show.mos_core.regions.region import Box, Region, shares
 
 LEFT, RIGHT = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
@@ -49,6 +51,7 @@ LAYOUTS = {
     "nothing": [Region("a", box=Box(0.51, 0.51, 0.52, 0.52))],
 }
 ROWS, COLUMNS = 4, 8
+BLOCK = "diffusion_model.middle_block.1.transformer_blocks.0"
 
 
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
@@ -64,9 +67,14 @@ def pair(rank, into=6, out=5, seed=0):
     return LowRank(random(rank, into, seed=seed), random(out, rank, seed=seed + 1))
 
 
-def concept(name, factors, strength=1.0):
-    record = Concept.edlora(name, {f"<{name}>": torch.zeros(16, 6)}, {}, factors, "sd15")
-    return WeightedConcept(record, strength)
+def concept(deltas):
+    """deltas: path of a module -> its delta."""
+    return Bound(None, {Site(f"{path}.weight"): delta for path, delta in deltas.items()}, {})
+
+
+def drawn(regions, concepts):
+    """Regions with their concepts (None: without)."""
+    return [Drawn(r, RegionText(None, None), c) for r, c in zip(regions, concepts, strict=True)]
 
 
 # ------------------------------------------------------------------------- regional attention
@@ -129,79 +137,108 @@ def test_attention_to_repeated_tokens_is_the_same():
 # ------------------------------------------------------------------------------------ injection
 
 
-def test_stacked_thin_products_are_each_regions_own_delta():
-    factors = [pair(4), None, pair(2, seed=3)]
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [pair(4), None, pair(2, seed=3)],
+        [Whole(random(5, 6, seed=7)), None, pair(2, seed=3)],
+        [None, Whole(random(5, 6, seed=7)), None],
+    ],
+    ids=["low rank", "mixed", "whole"],
+)
+def test_stacked_deltas_are_each_regions_own(deltas):
     own = random(3, 2, 7, 6, seed=9)
-    found = thin_products(own, stack_factors(factors, "cpu", torch.float32))
-    for number, one in enumerate(factors):
+    stack = stack_deltas(deltas, "cpu", torch.float32)
+    found = stack.on(own)
+    for number, one in enumerate(deltas):
         expected = own[number] @ one.matrix().T if one else torch.zeros(2, 7, 5)
         torch.testing.assert_close(found[number], expected)
-    assert stack_factors([None, None], "cpu", torch.float32) is None
+        torch.testing.assert_close(stack.of(number).on(own[number, None])[0], expected)
+        if one is not None:
+            alone = stack_deltas([one], "cpu", torch.float32).on_one(own[number])
+            torch.testing.assert_close(alone, expected)
+    assert stack_deltas([None, None], "cpu", torch.float32) is None
 
 
-@pytest.mark.parametrize("rank", [4, RANK_TOGETHER])
+@pytest.mark.parametrize("kind", ["one bundle", "two bundles", "whole"])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_injected_deltas_are_the_sum_by_shares_and_exactly_nothing_elsewhere(
-    rank, in_place, regions
+    kind, in_place, regions
 ):
-    factors = [pair(rank), None, pair(4, seed=5)]
-    assigned = (0, 2, None)[: len(regions)]
-    chain = tuple(concept(name, {}) for name in "abc")
-    part = Injection("full", chain, assigned).shares(regions, ROWS, COLUMNS)
+    first = {
+        "one bundle": pair(4),
+        "two bundles": pair(RANK_TOGETHER),
+        "whole": Whole(random(5, 6)),
+    }[kind]
+    deltas = [first, pair(4, seed=5)]
+    chain = [concept({}), concept({}), None][: len(regions)]
+    part = Injection("full", drawn(regions, chain)).shares(ROWS, COLUMNS)
     x, output = random(2, ROWS * COLUMNS, 6), random(2, ROWS * COLUMNS, 5, seed=1)
-    blocks = make_blocks(factors, "cpu", torch.float32)
-    assert len(blocks) == (1 if rank == 4 else 2)
+    deltas = deltas[: len(part)]
+    bundles = make_bundles(deltas, "cpu", torch.float32)
+    assert len(bundles) == (len(deltas) if kind != "one bundle" else 1)
     found = output.clone()
-    for block in blocks:
-        place = place_block(block.concepts, block.ranks, part, "cpu", torch.float32)
-        if place is not None:
-            found = inject(found, x, block, place, in_place)
+    for bundle in bundles:
+        gates = make_gates(bundle.concepts, bundle.ranks, part, "cpu", torch.float32)
+        if gates is not None:
+            found = inject(found, x, bundle, gates, in_place)
     expected = output.clone()
-    for number, one in enumerate(factors):
-        if one is not None:
-            expected += part[number][:, None] * (x @ one.matrix().T)
+    for number, one in enumerate(deltas):
+        expected += part[number][:, None] * (x @ one.matrix().T)
     torch.testing.assert_close(found, expected)
-    outside = (part[0] + part[2]) == 0
+    outside = part.sum(0) == 0
     assert torch.equal(found[:, outside], output[:, outside])
+
+
+def test_text_tokens_have_gates_of_their_own_where_they_run_beside_cells():
+    """Joint attention: three words of the region's text, then four cells of which it has two."""
+    part = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.5, 1.0, 0.0]])
+    gates = make_gates((0,), (2,), part, "cpu", torch.float32)
+    assert gates.tokens.tolist() == [0, 1, 2, 4, 5]
+    assert gates.gates.tolist() == [[1, 1]] * 3 + [[0.5, 0.5], [1, 1]]
 
 
 def test_a_setting_says_which_layers_get_deltas():
     names = ("attn1.to_q", "attn2.to_q", "attn2.to_k", "attn2.to_out.0", "ff.net.2")
-    block = "mid_block.attentions.0.transformer_blocks.0"
-    chain = (concept("a", {f"{block}.{name}": pair(2) for name in names}),)
+    one = concept({f"{BLOCK}.{name}": pair(2) for name in names})
+    regions = drawn(LAYOUTS["side by side"], [one, None])
 
     def injected(setting):
-        injection = Injection(setting, chain, (0, None))
+        injection = Injection(setting, regions, [f"{BLOCK}.attn2"])
         cross = {
             part
             for part in ("to_q", "to_k", "to_v", "to_out.0")
-            if injection.cross_factors(f"{block}.attn2", part)[0] is not None
+            if injection.in_cross(f"{BLOCK}.attn2", part)[0] is not None
         }
-        return cross, {name.removeprefix(f"{block}.") for name in injection.elsewhere}
+        return cross, {site.path.removeprefix(f"{BLOCK}.") for site in injection.elsewhere}
 
     assert injected("reference") == ({"to_k", "to_out.0"}, set())
     assert injected("paper") == ({"to_q", "to_k", "to_out.0"}, set())
     assert injected("full") == ({"to_q", "to_k", "to_out.0"}, {"attn1.to_q", "ff.net.2"})
 
 
-def test_a_concept_of_strength_0_or_without_a_region_is_not_injected():
-    block = "mid_block.attentions.0.transformer_blocks.0"
-    factors = {f"{block}.attn1.to_q": pair(2), f"{block}.attn2.to_k": pair(2)}
-    for chain, assigned in (
-        ((concept("a", factors, 0.0),), (0,)),
-        ((concept("a", factors),), (None,)),
-    ):
-        injection = Injection("full", chain, assigned)
+def test_a_concept_without_deltas_or_without_a_region_is_not_injected():
+    """(Bound has no deltas for a strength of 0.)"""
+    for one in (concept({}), None):
+        injection = Injection("full", drawn([Region("a", box=LEFT)], [one]), [f"{BLOCK}.attn2"])
         assert injection.elsewhere == {}
-        assert injection.cross_factors(f"{block}.attn2", "to_k") == [None]
+        assert injection.in_cross(f"{BLOCK}.attn2", "to_k") == [None]
 
 
-def test_the_strength_scales_the_delta():
-    block = "mid_block.attentions.0.transformer_blocks.0"
+def test_the_regions_strength_scales_the_delta():
     one = pair(2)
-    chain = (concept("a", {f"{block}.attn2.to_k": one}, 0.3),)
-    (found,) = Injection("reference", chain, (0,)).cross_factors(f"{block}.attn2", "to_k")
+    region = Region("a", box=LEFT, strength=0.3)
+    regions = drawn([region], [concept({f"{BLOCK}.attn2.to_k": one})])
+    (found,) = Injection("reference", regions).in_cross(f"{BLOCK}.attn2", "to_k")
     torch.testing.assert_close(found.matrix(), 0.3 * one.matrix())
+
+
+def test_regions_of_one_concept_share_its_deltas():
+    one = concept({f"{BLOCK}.ff.net.2": pair(2)})
+    injection = Injection("full", drawn(LAYOUTS["side by side"], [one, one]))
+    assert injection.concepts == (one,)
+    assert [len(deltas) for deltas in injection.elsewhere.values()] == [1]
+    assert injection.shares(ROWS, COLUMNS).eq(1).all()
 
 
 # ------------------------------------------------------------------------------------ isolation
@@ -211,7 +248,7 @@ def test_the_strength_scales_the_delta():
 def test_gathered_groups_are_attention_with_a_mask(mode, regions):
     q, k, v = (random(2, ROWS * COLUMNS, 8, seed=s) for s in range(3))
     attend = torch.nn.functional.scaled_dot_product_attention
-    groups = isolate(regions, ROWS, COLUMNS, mode)
+    groups = isolate(cell_members(regions, ROWS, COLUMNS), mode)
     bias = isolation_bias(groups, ROWS * COLUMNS)
     expected = attend(q, k, v, attn_mask=bias)
     found = torch.full_like(q, torch.nan)
@@ -226,7 +263,7 @@ def test_a_cell_sees_its_own_regions_and_the_background_and_nothing_else(regions
     for number, region in enumerate(regions):
         cover = Region("", box=region.box, mask=region.mask).weights(ROWS, COLUMNS).flatten()
         inside[number] = (cover >= 0.5) & (region.weight > 0)
-    bias = isolation_bias(isolate(regions, ROWS, COLUMNS, "on"), ROWS * COLUMNS)
+    bias = isolation_bias(isolate(cell_members(regions, ROWS, COLUMNS), "on"), ROWS * COLUMNS)
     background = ~inside.any(0)
     shared = (inside.T.float() @ inside.float()) > 0
     allowed = shared | background[:, None] | background[None, :]
@@ -242,14 +279,27 @@ def test_the_public_codes_mask_adds_up_pairs_of_different_regions():
         for b in range(3):
             if a != b:
                 barred += inside[a][:, None] * inside[b][None, :]
-    bias = isolation_bias(isolate(regions, ROWS, COLUMNS, "reference"), ROWS * COLUMNS)
+    bias = isolation_bias(
+        isolate(cell_members(regions, ROWS, COLUMNS), "reference"), ROWS * COLUMNS
+    )
     assert torch.equal(bias == 0, barred == 0)
 
 
+def test_words_of_a_regions_text_are_members_of_it_where_they_run_beside_cells():
+    """Joint attention: a global word, a word of each region, then a cell of each and background."""
+    member = torch.tensor([[0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0]], dtype=torch.bool)
+    groups = isolate(member, "on")
+    seen = {q: g.keys for g in groups for q in g.queries.tolist()}
+    assert seen[0] is None
+    assert seen[5] is None
+    assert seen[1].tolist() == seen[3].tolist() == [0, 1, 3, 5]
+    assert seen[2].tolist() == seen[4].tolist() == [0, 2, 4, 5]
+
+
 def test_every_cell_is_in_one_group(regions):
-    cells = torch.cat(list(signatures(regions, ROWS, COLUMNS).values()))
+    cells = torch.cat(list(signatures(cell_members(regions, ROWS, COLUMNS)).values()))
     assert torch.equal(cells.sort().values, torch.arange(ROWS * COLUMNS))
-    assert signatures([], 2, 2)[frozenset()].tolist() == [0, 1, 2, 3]
+    assert signatures(cell_members([], 2, 2))[frozenset()].tolist() == [0, 1, 2, 3]
 
 
 def test_who_sees_whom():

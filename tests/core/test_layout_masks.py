@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.compose.cells import region_cells
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.compose.injection import Injection
-from mix_of_show.mos_core.compose.isolation import signatures
+from mix_of_show.mos_core.compose.isolation import cell_members, signatures
 from mix_of_show.mos_core.errors import RegionError
+from mix_of_show.mos_core.records import Bound
 from mix_of_show.mos_core.regions.from_masks import add_mask
 from mix_of_show.mos_core.regions.layout_json import format_layout, parse_layout
 from mix_of_show.mos_core.regions.mask_runs import grid_of, read_mask, write_mask
@@ -193,7 +195,10 @@ def test_guidance_and_isolation_see_the_cells_that_are_left():
     drawn = regions(Region("front", box=LEFT, depth=1), Region("behind", box=WHOLE))
     cells = region_cells(drawn[1], 2, 4)
     assert cells.queries.tolist() == [2, 3, 6, 7]
-    groups = {tuple(sorted(key)): value.tolist() for key, value in signatures(drawn, 1, 4).items()}
+    groups = {
+        tuple(sorted(key)): value.tolist()
+        for key, value in signatures(cell_members(drawn, 1, 4)).items()
+    }
     assert groups == {(0,): [0, 1], (1,): [2, 3]}
 
 
@@ -216,12 +221,15 @@ def test_a_region_wholly_behind_others_is_named():
 
 
 def test_a_strength_multiplies_the_concepts_share_of_its_region():
-    drawn = regions(Region("a", box=LEFT), Region("b", box=RIGHT))
-    concept = (object(),)
-    part = Injection("full", concept, (0, 0), (1.0, 0.25)).shares(drawn, 1, 4)
-    assert part.tolist() == [[1, 1, 0.25, 0.25]]
-    same = Injection("full", concept, (0, 0)).shares(drawn, 1, 4)
-    assert same.tolist() == [[1, 1, 1, 1]]
+    concept = Bound(None, {}, {})
+
+    def part(strength):
+        both = Region("a", box=LEFT), Region("b", box=RIGHT, strength=strength)
+        drawn = [Drawn(region, RegionText(None, None), concept) for region in both]
+        return Injection("full", drawn).shares(1, 4).tolist()
+
+    assert part(0.25) == [[1, 1, 0.25, 0.25]]
+    assert part(1.0) == [[1, 1, 1, 1]]
 
 
 def test_a_background_keeps_its_shape():

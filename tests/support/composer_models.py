@@ -3,9 +3,9 @@
 import comfy.utils
 import torch
 
-from mix_of_show.mos_core.compose.injection import Injection
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
+from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import RegionText
 from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 
@@ -45,20 +45,20 @@ def wide(text: torch.Tensor) -> torch.Tensor:
     return layers.transpose(0, 1).flatten(1)[None]
 
 
+def region_text(positive: torch.Tensor | None, negative: torch.Tensor | None) -> RegionText:
+    """Texts as tensors -> as a text encode node gives them."""
+    return RegionText(*(None if text is None else [[text, {}]] for text in (positive, negative)))
+
+
 def composer_texts() -> tuple[RegionText, ...]:
     inputs = read_composer_tensors("inputs")
     pairs = zip(inputs["region_pos"], inputs["region_neg"], strict=True)
-    return tuple(RegionText(wide(positive), wide(negative)) for positive, negative in pairs)
+    return tuple(region_text(wide(positive), wide(negative)) for positive, negative in pairs)
 
 
 def composer_text(half: str) -> torch.Tensor:
     """The global text of one half, wide."""
     return wide(read_composer_tensors("inputs")[f"context_{half}"])
-
-
-def composer_assigned() -> tuple[int, ...]:
-    """Which concept each region draws."""
-    return tuple(read_composer_config()["region_lora"])
 
 
 def composer_positions() -> tuple[tuple[int, ...], ...]:
@@ -67,10 +67,18 @@ def composer_positions() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in numbers.tolist())
 
 
+def composer_drawn(base, layout="main") -> tuple[Drawn, ...]:
+    """The layout's regions, each with its text, its concept on `base` and its tokens' places."""
+    bound = [bind(base, None, entry) for entry in composer_concepts()]
+    numbers = read_composer_config()["region_lora"]
+    parts = zip(
+        golden_regions(layout).regions, composer_texts(), numbers, composer_positions(), strict=True
+    )
+    return tuple(Drawn(region, text, bound[n], places) for region, text, n, places in parts)
+
+
 def composer_model(base, layout="main", isolation="reference", setting="reference"):
     """A clone of `base` with the layout's regions, concepts and isolation; the published ones."""
     model = base.clone()
     add_layerwise_text(model)
-    injection = Injection(setting, composer_concepts(), composer_assigned())
-    regions = golden_regions(layout)
-    return add_regional_attention(model, regions, composer_texts(), injection, isolation)
+    return add_regional_attention(model, composer_drawn(base, layout), setting, isolation)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mix_of_show.mos_core.compose.injection import Injection
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
+from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import RegionText
-from mix_of_show.mos_core.regions.region import Box, Region, Regions
+from mix_of_show.mos_core.regions.region import Box, Region
 from support.composer_models import (
     NEGATIVE,
     POSITIVE,
@@ -69,8 +69,8 @@ def test_without_regions_and_with_a_whole_lora_the_model_is_the_references(base)
     text = read_composer_tensors("inputs")["context_pos"][:1]
     plain = predict_noise(base, latent, 999, text)
     assert relative_error(plain, stored["plain.base.t999"]) <= TOLERANCE
-    everywhere = Regions(512, 256, (Region("all", box=Box(0, 0, 1, 1)),))
-    injection = Injection("full", composer_concepts(), (0,))
-    whole = add_regional_attention(base, everywhere, [RegionText(None, None)], injection)
+    everywhere = Region("all", box=Box(0, 0, 1, 1))
+    concept = bind(base, None, composer_concepts()[0])
+    whole = add_regional_attention(base, [Drawn(everywhere, RegionText(None, None), concept)])
     found = predict_noise(whole, latent, 999, text)
     assert relative_error(found, stored["plain.lora0_fully_merged.t999"]) <= TOLERANCE

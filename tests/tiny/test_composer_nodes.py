@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from mix_of_show.mos_core.deltas import Whole
 from mix_of_show.mos_core.errors import ArchitectureError, ConceptTokenError, RegionError
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.compose.composer import token_positions, without
+from mix_of_show.mos_core.patch.compose.composer import minus, token_positions
+from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.nodes.compose import ComposerAttention, ComposerMaps
@@ -95,11 +97,20 @@ def test_the_background_concept_holds_outside_and_is_taken_away_inside(unet, cli
     )
 
 
-def test_a_concept_without_itself_changes_nothing(loaded):
-    nothing = without(loaded[0], loaded[0])
-    for pair in nothing.concept.unet.values():
-        assert pair.matrix().abs().max() < 1e-6
-    assert without(loaded[0], None) is loaded[0]
+def test_a_concept_without_itself_changes_nothing(unet, loaded):
+    own = bind(unet, None, loaded[0])
+    assert own.model
+    less = minus(own.model, own.model)
+    assert less.keys() == own.model.keys()
+    assert max(delta.matrix().abs().max() for delta in less.values()) < 1e-6
+
+
+def test_what_only_the_background_changes_is_taken_away_whole(unet, loaded):
+    other = bind(unet, None, loaded[1])
+    for own in ({}, {site: Whole(delta.matrix()) for site, delta in other.model.items()}):
+        for site, delta in minus(own, other.model).items():
+            expected = -other.model[site].matrix() if not own else torch.zeros(delta.shape)
+            torch.testing.assert_close(delta.matrix(), expected)
 
 
 def test_token_positions_are_those_of_the_tokenised_prompt(clip, loaded):

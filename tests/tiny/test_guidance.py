@@ -18,8 +18,8 @@ from mix_of_show.mos_core.patch.compose.guided_run import GuidedRun
 from support.composer_models import (
     NEGATIVE,
     POSITIVE,
+    composer_drawn,
     composer_model,
-    composer_positions,
     composer_text,
     composer_unet,
 )
@@ -49,12 +49,12 @@ def relative(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def with_guidance(model, layout="main", positions=None, **settings):
+def with_guidance(model, layout="main", **settings):
     """The log that the guidance on `model` (changed) will fill."""
     regions = golden_regions(layout)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     chosen = GuidanceSettings(**{**PUBLISHED, **settings})
-    add_guidance(model, Guidance(regions, positions or composer_positions(), chosen, log))
+    add_guidance(model, Guidance(composer_drawn(model, layout), chosen, log))
     return log
 
 
@@ -71,11 +71,11 @@ def prepare(model, time, layout="main", **settings):
     regions = golden_regions(layout)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     chosen = GuidanceSettings(**{**PUBLISHED, **settings})
-    guidance = Guidance(regions, composer_positions(), chosen, log)
+    drawn = composer_drawn(model, layout)
     options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
     sigmas = torch.stack([sigma, torch.zeros(())])
     arguments = {"model_options": {"transformer_options": options}}
-    return GuidedRun(guidance, guider, x, sigmas, arguments), x, sigma
+    return GuidedRun(drawn, chosen, log, guider, x, sigmas, arguments), x, sigma
 
 
 # ----------------------------------------------------------------- the reference's numbers

@@ -1,5 +1,7 @@
 """What the guidance does to everything around it: samplers, masks, other nodes, memory, errors."""
 
+import types
+
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 import nodes
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
@@ -45,8 +48,17 @@ def guided(base, positions=None, regions=None, **settings):
     regions = regions or golden_regions("main")
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     chosen = GuidanceSettings(**{**STRONG, **settings})
-    add_guidance(model, Guidance(regions, positions or composer_positions(), chosen, log))
+    add_guidance(model, Guidance(watched(regions, positions), chosen, log))
     return model, log
+
+
+def watched(regions, positions=None):
+    """The regions with the places of their tokens, which is all that the guidance asks for."""
+    text = RegionText(None, None)
+    places = positions or composer_positions()
+    return [
+        Drawn(region, text, None, own) for region, own in zip(regions.regions, places, strict=True)
+    ]
 
 
 def texts():
@@ -210,11 +222,7 @@ def test_the_second_half_of_the_schedule_takes_the_second_half_of_the_step_sizes
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 20)
 
     def sizes(part):
-        import types
-
-        guider = types.SimpleNamespace(inner_model=model.model, conds={})
-        wrapper = model.wrappers["sampler_sample"]["mix_of_show_guidance"][0]
-        return guided_run.GuidedRun(wrapper, guider, torch.zeros(1, 4, *SIZE), part, {}).sizes
+        return run_of(model, part, **STRONG).sizes
 
     whole = sizes(sigmas)
     assert whole[0] == pytest.approx(40.0)
@@ -383,13 +391,15 @@ def test_little_memory_is_seen_beforehand(base, monkeypatch):
     assert not run_of(model).save_memory
 
 
-def run_of(model):
-    import types
-
+def run_of(model, sigmas=None, **settings):
+    """A GuidedRun as a sampling would begin it."""
     guider = types.SimpleNamespace(inner_model=model.model, conds={})
-    wrapper = model.wrappers["sampler_sample"]["mix_of_show_guidance"][0]
-    sigmas = torch.tensor([14.6, 0.0])
-    return guided_run.GuidedRun(wrapper, guider, torch.zeros(1, 4, *SIZE), sigmas, {})
+    sigmas = torch.tensor([14.6, 0.0]) if sigmas is None else sigmas
+    regions = golden_regions("main")
+    log = ComposerLog(regions, tuple(region.name for region in regions.regions))
+    chosen = GuidanceSettings(**{**STRONG, **settings})
+    x = torch.zeros(1, 4, *SIZE)
+    return guided_run.GuidedRun(watched(regions), chosen, log, guider, x, sigmas, {})
 
 
 # ------------------------------------------------------------------------- falling back
@@ -519,7 +529,7 @@ def test_no_step_goes_farther_than_the_largest_change(base):
     limit, sigma = 0.05, torch.tensor(5.0)
     model, _ = guided(base, largest_change=limit)
     comfy.model_management.load_models_gpu([model])
-    run = run_of(model)
+    run = run_of(model, largest_change=limit)
     gradient = torch.randn(2, 4, *SIZE, generator=torch.Generator().manual_seed(0))
     gradient[1] *= 1e-6  # far below the limit
     sizes = run._step_size(gradient, sigma.expand(2), 0)

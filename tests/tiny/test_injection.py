@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.compose.assign import assign_concepts
-from mix_of_show.mos_core.compose.injection import INJECTIONS, Injection
+from mix_of_show.mos_core.compose.injection import INJECTIONS
 from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.compose.composer import draw_regions
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import encode_region_texts
+from mix_of_show.mos_core.patch.regional.texts import draw_prompts, encode_region_texts
 from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
@@ -34,9 +35,8 @@ def layout(*regions):
 def compose(model, clip, concepts, regions, setting="full", isolation="off"):
     """The model with the concepts in their regions, without guidance."""
     assigned, _ = assign_concepts(regions, concepts)
-    texts = encode_region_texts(clip, regions, concepts, assigned)
-    injection = Injection(setting, concepts, assigned)
-    patched = add_regional_attention(model, regions, texts, injection, isolation)
+    drawn = draw_regions(model, clip, regions, concepts, assigned)
+    patched = add_regional_attention(model, drawn, setting, isolation)
     add_layerwise_text(patched)
     return patched
 
@@ -97,8 +97,7 @@ def test_concepts_of_strength_0_are_regions_without_concepts(setting, unet, clip
     c, n = encode(clip, "photo"), encode(clip, "blurry")
     found = sample(compose(unet, clip, silent, two_sides(), setting), c, n)
     model, text = apply_concepts(unet, clip, silent)
-    texts = encode_region_texts(text, two_sides())
-    prompts = add_regional_attention(unet, two_sides(), texts)
+    prompts = add_regional_attention(unet, draw_prompts(text, two_sides()))
     assert relative_error(found, sample(prompts, c, n)) <= TOLERANCE
     assert not torch.equal(found, sample(unet, c, n))
 
@@ -258,8 +257,8 @@ def test_each_region_is_encoded_by_its_own_concepts_text_encoder(clip, chain, un
     texts = encode_region_texts(clip, two_sides(), chain, assigned)
     for number, region in enumerate(two_sides().regions):
         _, own = apply_concepts(unet, clip, (chain[number],))
-        assert torch.equal(texts[number].positive, encode(own, region.prompt)[0][0])
-        assert torch.equal(texts[number].negative, encode(own, region.negative)[0][0])
+        assert torch.equal(texts[number].positive[0][0], encode(own, region.prompt)[0][0])
+        assert torch.equal(texts[number].negative[0][0], encode(own, region.negative)[0][0])
 
 
 # ---------------------------------------------------------------------------------- manners

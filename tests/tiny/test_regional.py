@@ -15,10 +15,11 @@ from comfy_extras.nodes_custom_sampler import (
 )
 
 import nodes
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.errors import ArchitectureError, ConceptTokenError, RegionError
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.regional.attention import KEY, WrappersMP, add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import RegionText, encode_region_texts
+from mix_of_show.mos_core.patch.regional.texts import encode_region_texts
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.nodes.sample import RegionalAttention, RegionalSampler
@@ -412,9 +413,9 @@ def test_a_second_patch_is_refused(unet, clip):
 
 
 def test_a_text_of_another_width_is_refused_by_the_regions_name(unet):
-    texts = [RegionText(torch.zeros(1, 77, 48), None)]
+    text = RegionText([[torch.zeros(1, 77, 48), {}]], None)
     with pytest.raises(ArchitectureError, match=r"'a red car.*48 wide.*reads 32"):
-        add_regional_attention(unet, layout(Region(PROMPT, box=LEFT)), texts)
+        add_regional_attention(unet, [Drawn(Region(PROMPT, box=LEFT), text)])
 
 
 def test_an_unknown_concept_token_in_a_region_is_refused_with_the_nearest(loud):

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import RegionText, encode_text
+from mix_of_show.mos_core.patch.regional.texts import encode_text
 from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
-from support.composer_models import wide
+from support.composer_models import region_text, wide
 from support.golden import read_meta, read_tensors, relative_error
 from support.sampling import predict_noise
 
@@ -27,11 +28,15 @@ def golden_regions(case):
     return Regions(width, height, tuple(regions))
 
 
-def golden_texts(case, count):
+def golden_drawn(case, texts):
+    """The regions of one case with the stored texts of another."""
     halves = ("cond", "uncond")
     return [
-        RegionText(*(wide(STORED[f"{case}.region{number}.{half}"]) for half in halves))
-        for number in range(count)
+        Drawn(
+            region,
+            region_text(*(wide(STORED[f"{texts}.region{number}.{half}"]) for half in halves)),
+        )
+        for number, region in enumerate(golden_regions(case).regions)
     ]
 
 
@@ -53,8 +58,8 @@ def model(unet):
 
 @pytest.mark.parametrize(("case", "texts"), [("sq_base", "sq_base"), ("full_base", "sq_base")])
 def test_noise_prediction_equals_the_reference(case, texts, model):
-    regions, context = golden_regions(case), golden_context(texts)
-    regional = add_regional_attention(model, regions, golden_texts(texts, len(regions.regions)))
+    context = golden_context(texts)
+    regional = add_regional_attention(model, golden_drawn(case, texts))
     found = predicted(regional, case, context)
     assert relative_error(found, STORED[f"{case}.noise_pred"]) <= TOLERANCE
     without = predicted(model, case, context)
@@ -67,20 +72,19 @@ def test_noise_prediction_from_prompts_equals_the_reference(unet, clip, concepts
     model, text = apply_concepts(unet, clip, chain)
     regions, prompts = golden_regions(case), read_meta()["region_cases"][case]
     # (The reference's empty negative prompt is one of its own; ours is the global one.)
-    texts = [
-        RegionText(encode_text(text, r.prompt), encode_text(text, r.negative))
+    drawn = [
+        Drawn(r, RegionText(encode_text(text, r.prompt), encode_text(text, r.negative)))
         for r in regions.regions
     ]
-    context = torch.cat([encode_text(text, prompts[half]) for half in ("negative", "prompt")])
-    found = predicted(add_regional_attention(model, regions, texts), case, context)
+    context = torch.cat([encode_text(text, prompts[half])[0][0] for half in ("negative", "prompt")])
+    found = predicted(add_regional_attention(model, drawn), case, context)
     assert relative_error(found, STORED[f"{case}.noise_pred"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("layer", [0, 5])
 def test_hidden_states_of_a_layer_equal_the_reference(layer, model):
     case, inputs, outputs = "sq_base", [], []
-    regions = golden_regions(case)
-    regional = add_regional_attention(model, regions, golden_texts(case, len(regions.regions)))
+    regional = add_regional_attention(model, golden_drawn(case, case))
     regional.set_model_attn2_patch(lambda n, c, v, extra: (inputs.append(n) or n, c, v))
     regional.set_model_patch(lambda n, extra: outputs.append(n) or n, "attn2_output_patch")
     predicted(regional, case, golden_context(case))

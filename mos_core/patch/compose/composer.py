@@ -1,19 +1,22 @@
 """Composer Attention: LoRA-Composer on a clone of MODEL, every concept in its own region alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from ...compose.assign import assign_concepts
-from ...compose.injection import Injection
+from ...compose.drawn import Drawn
 from ...compose.log import ComposerLog
 from ...compose.notes import composer_notes
 from ...compose.settings import GuidanceSettings
+from ...deltas import Delta, LowRank, Whole
 from ...errors import RegionError, nearest_names
-from ...records import Concept, Concepts, LowRank, WeightedConcept
+from ...records import Bound, Concept, Concepts, Site, WeightedConcept
 from ...regions.region import Regions
 from ...text.tokenizer import ConceptTokenizer, concept_table
 from ..apply import apply_concepts, check_fits_model
+from ..host.bind import bind
 from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
 from ..regional.texts import encode_region_texts
@@ -46,39 +49,46 @@ def apply_composer(
     """
     check_base(clip, concepts)
     background = find_background(concepts, settings.background)
-    drawn = tuple(entry for entry in concepts if entry is not background)
-    known = concepts if background is not None and names_any(regions, background) else drawn
+    others = tuple(entry for entry in concepts if entry is not background)
+    known = concepts if background is not None and names_any(regions, background) else others
     assigned, notes = assign_concepts(regions, known)
     notes = (*notes, *composer_notes(regions, known, assigned))
     if not regions.regions:
         notes = ("There are no regions: the picture is drawn by the global prompt alone.",)
     for entry in known:
         check_fits_model(entry.concept, model)
-    texts = encode_region_texts(clip, regions, known, assigned)
-    positions = tuple(
-        () if number is None else token_positions(clip, region.prompt, known[number].concept)
-        for region, number in zip(regions.regions, assigned, strict=True)
-    )
+    drawn = draw_regions(model, clip, regions, known, assigned)
     if background is not None:
+        drawn = without(drawn, bind(model, None, background))
         model, clip = apply_concepts(model, clip, (background,))
     if settings.guidance.updates:
         model = clone_for_gradients(model)
-    patched = add_regional_attention(
-        model,
-        regions,
-        texts,
-        Injection(
-            settings.injection,
-            tuple(without(e, background) for e in known),
-            assigned,
-            tuple(region.strength for region in regions.regions),
-        ),
-        "on" if settings.isolation else "off",
-    )
+    isolation = "on" if settings.isolation else "off"
+    patched = add_regional_attention(model, drawn, settings.injection, isolation)
     add_layerwise_text(patched)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
-    add_guidance(patched, Guidance(regions, positions, settings.guidance, log))
+    add_guidance(patched, Guidance(drawn, settings.guidance, log))
     return patched, clip, log, (*regions.notes, *notes)
+
+
+def draw_regions(
+    model, clip, regions: Regions, concepts: Concepts, assigned: tuple[int | None, ...]
+) -> tuple[Drawn, ...]:
+    """Each region with its text and its concept, bound to the model. assigned: per region, the
+    number of its concept, or None."""
+    texts = encode_region_texts(clip, regions, concepts, assigned)
+    bound = {n: bind(model, None, concepts[n]) for n in set(assigned) if n is not None}
+    return tuple(
+        Drawn(region, text)
+        if number is None
+        else Drawn(
+            region,
+            text,
+            bound[number],
+            token_positions(clip, region.prompt, concepts[number].concept),
+        )
+        for region, text, number in zip(regions.regions, texts, assigned, strict=True)
+    )
 
 
 def find_background(concepts: Concepts, name: str) -> WeightedConcept | None:
@@ -120,25 +130,29 @@ def token_positions(clip, prompt: str, concept: Concept) -> tuple[int, ...]:
     return tuple(i for i, token in enumerate(tokens) if id(concept_table(token)) in tables)
 
 
-def without(entry: WeightedConcept, background: WeightedConcept | None) -> WeightedConcept:
-    """The concept with the background's deltas taken away, which are in the weights already: what
-    is left in a region is the base model and this concept (as published)."""
-    if background is None:
-        return entry
-    own, other = entry.concept.unet, background.concept.unet
-    factors = {}
-    for module in {**own, **other}:
-        parts = [
-            (pair, strength)
-            for pair, strength in (
-                (own.get(module), entry.strength_model),
-                (other.get(module), -background.strength_model),
-            )
-            if pair is not None
-        ]
-        factors[module] = LowRank(
-            torch.cat([pair.down for pair, _ in parts]),
-            torch.cat([strength * pair.up for pair, strength in parts], 1),
-        )
-    deltas = {f"unet.{module}": pair for module, pair in factors.items()}
-    return WeightedConcept(replace(entry.concept, deltas=deltas), 1.0, entry.strength_clip)
+def without(drawn: tuple[Drawn, ...], background: Bound) -> tuple[Drawn, ...]:
+    """The regions with the background's deltas taken away, which are in the weights already: what
+    is left in a region is the base model and its concept (as published)."""
+    own = {id(one.concept): one.concept for one in drawn if one.concept is not None}
+    less = {key: replace(b, model=minus(b.model, background.model)) for key, b in own.items()}
+    return tuple(
+        one if one.concept is None else replace(one, concept=less[id(one.concept)]) for one in drawn
+    )
+
+
+def minus(own: Mapping[Site, Delta], other: Mapping[Site, Delta]) -> dict[Site, Delta]:
+    """`own - other` at every site that one of them has."""
+    sites = dict.fromkeys((*own, *other))
+    return {site: difference(own.get(site), other.get(site)) for site in sites}
+
+
+def difference(own: Delta | None, other: Delta | None) -> Delta:
+    if other is None:
+        assert own is not None
+        return own
+    taken = other.scaled(-1.0)
+    if own is None:
+        return taken
+    if isinstance(own, LowRank) and isinstance(taken, LowRank):
+        return LowRank(torch.cat([own.down, taken.down]), torch.cat([own.up, taken.up], 1))
+    return Whole(own.matrix() + taken.matrix())

@@ -5,13 +5,15 @@ one sampling: it re-initialises the latent and hands the sampler a model that ch
 the beginning of a step. Frame: ComfyUI's x = clean + sigma * noise.
 """
 
+from collections.abc import Sequence
+
 import comfy.patcher_extension
 import torch
 
+from ...compose.drawn import Drawn
 from ...compose.log import ComposerLog
 from ...compose.settings import GuidanceSettings
 from ...errors import SamplerError
-from ...regions.region import Regions
 from ..host.sampler_plan import plan_steps
 from .guided_run import GuidedRun
 
@@ -20,16 +22,10 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 class Guidance:
-    """The wrappers. positions: per region, of its concept tokens in its own encoded text."""
+    """The wrappers. log: filled while sampling."""
 
-    def __init__(
-        self,
-        regions: Regions,
-        positions: tuple[tuple[int, ...], ...],
-        settings: GuidanceSettings,
-        log: ComposerLog,
-    ):
-        self.regions, self.positions = regions, positions
+    def __init__(self, drawn: Sequence[Drawn], settings: GuidanceSettings, log: ComposerLog):
+        self.drawn = tuple(drawn)
         self.settings, self.log = settings, log
 
     def __deepcopy__(self, memo):
@@ -61,7 +57,7 @@ class Guidance:
             plan = {}
             if self.settings.updates:
                 plan = plan_steps(own, model_k, sigmas, extra_args, options)
-            run = GuidedRun(self, guider, x, sigmas, extra_args)
+            run = GuidedRun(self.drawn, self.settings, self.log, guider, x, sigmas, extra_args)
             if self.settings.reinitialise:
                 x = run.reinitialise(x)
             model = GuidedModel(model_k, plan, run)
@@ -101,6 +97,6 @@ class GuidedModel:
 def add_guidance(model, guidance: Guidance) -> None:
     """Puts the guidance on `model`, a ModelPatcher clone of ours, if it has anything to do."""
     wanted = guidance.settings.updates or guidance.settings.reinitialise
-    if wanted and guidance.regions.regions:
+    if wanted and guidance.drawn:
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, guidance)
         model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, guidance.load)

@@ -2,16 +2,18 @@
 
 import logging
 import math
+from collections.abc import Sequence
 
 import comfy.model_management
 import torch
 
 from ...compose.cells import choose_level, grids_of, region_cells
+from ...compose.drawn import Drawn
 from ...compose.guidance import RegionLoss, region_loss
-from ...compose.log import GuidedStep
+from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, step_sizes, update_scale
-from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS
+from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
 from ...families.unet import architecture_of, layer_levels
 from ..regional.map_recorder import MapRecorder
 from .conditional_pass import maps_recorded
@@ -28,9 +30,18 @@ USABLE = 0.7  # of the free memory
 class GuidedRun:
     """Made anew for every sampling. x: (batch, channels, h, w), the latent it begins with."""
 
-    def __init__(self, guidance, guider, x, sigmas, extra_args):
-        self.regions, self.settings = guidance.regions.regions, guidance.settings
-        self.log, self.guider = guidance.log, guider
+    def __init__(
+        self,
+        drawn: Sequence[Drawn],
+        settings: GuidanceSettings,
+        log: ComposerLog,
+        guider,
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: dict,
+    ):
+        self.regions = [one.region for one in drawn]
+        self.settings, self.log, self.guider = settings, log, guider
         self.model_options = extra_args.get("model_options", {})
         self.denoise_mask = extra_args.get("denoise_mask")
         self.sigmas = sigmas
@@ -42,7 +53,7 @@ class GuidedRun:
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
             self._choose_maps(x)
             self.positions = [
-                torch.tensor(p, dtype=torch.long, device=x.device) for p in guidance.positions
+                torch.tensor(one.positions, dtype=torch.long, device=x.device) for one in drawn
             ]
         model = guider.inner_model
         dtype = model.manual_cast_dtype or model.get_dtype()

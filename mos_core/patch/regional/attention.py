@@ -24,18 +24,15 @@ from contextlib import ExitStack
 
 import comfy.patcher_extension
 
+from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
 from ...compose.isolation import ISOLATIONS
 from ...errors import ArchitectureError, RegionError
-from ...families.unet import architecture_of, comfy_unet_key
-from ...regions.region import Regions
-from ..apply import check_fits_model
-from ..host.weights import check_fit
+from ...families.unet import AttentionLayer, architecture_of
 from .cross import RegionalPass
 from .hooks import injected
 from .map_recorder import KEEP, RECORDER
-from .run import RegionalRun
-from .texts import RegionText
+from .run import Deltas, Places, RegionalRun, Texts, attention_path
 
 KEY = "mix_of_show_regional"  # of our wrappers on a ModelPatcher
 HOOKED = "mix_of_show_hooked"  # key in transformer_options: weights change between steps
@@ -43,26 +40,21 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 def add_regional_attention(
-    model,
-    regions: Regions,
-    texts: Sequence[RegionText],
-    injection: Injection | None = None,
-    isolation: str = "off",
+    model, drawn: Sequence[Drawn], injection: str = "full", isolation: str = "off"
 ):
-    """A clone of the ModelPatcher that samples with regions. texts: one per region.
+    """A clone of the ModelPatcher that samples with regions.
 
-    injection: the regions' concepts, or None for prompts alone. isolation: of ISOLATIONS. Without
-    regions the model stays as it is. Raises ArchitectureError if texts or concepts do not fit the
-    model, RegionError if it has regions already.
+    drawn: each region with its text and the concept that is bound to this model. injection: of
+    INJECTIONS. isolation: of ISOLATIONS. Without regions the model stays as it is. Raises
+    ArchitectureError if a text does not fit the model, RegionError if it has regions already.
     """
-    assert len(texts) == len(regions.regions)
     assert isolation in ISOLATIONS
     config = model.model.model_config.unet_config
     architecture = architecture_of(config)
     width = config["context_dim"]
-    for region, text in zip(regions.regions, texts, strict=True):
-        for tensor in (text.positive, text.negative):
-            check_text(tensor, region.name, width, len(architecture.layers))
+    for one in drawn:
+        for text in (one.text.positive, one.text.negative):
+            check_text(text, one.region.name, width, len(architecture.layers))
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
         raise RegionError(
             "this MODEL has regions already, from a Regional Attention Patch, Regional Sampler or "
@@ -70,11 +62,12 @@ def add_regional_attention(
             "such node"
         )
     patched = model.clone()
-    if injection is not None:
-        check_concepts(patched, injection, architecture, width)
-    if not any(region.weight > 0 for region in regions.regions):
+    if not any(one.region.weight > 0 for one in drawn):
         return patched
-    attention = RegionalAttention(architecture, width, regions, tuple(texts), injection, isolation)
+    cross = [attention_path(layer) for layer in architecture.layers]
+    attention = RegionalAttention(
+        architecture.layers, width, drawn, Injection(injection, drawn, cross), isolation
+    )
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, attention.sample),
         (WrappersMP.APPLY_MODEL, attention.note_hooks),
@@ -85,23 +78,37 @@ def add_regional_attention(
 
 
 class RegionalAttention:
-    """The three wrappers of a model with regions. Holds no module and no weight of the model."""
+    """The three wrappers of a model with regions. Holds no module and no weight of the model.
 
-    def __init__(self, architecture, width, regions, texts, injection, isolation):
-        self.architecture = architecture
-        self.width = width
-        self.regions = regions
-        self.texts = texts
+    layers: of the model, in running order. width: of its text.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[AttentionLayer],
+        width: int,
+        drawn: Sequence[Drawn],
+        injection: Injection,
+        isolation: str,
+    ):
+        self.layers, self.width = layers, width
+        self.drawn = tuple(drawn)
         self.injection = injection
         self.isolation = isolation
+        self.transformers = list(dict.fromkeys(layer.comfy for layer in layers))
         self.runs: list[RegionalRun] = []  # the sampling runs that are going on; the last is ours
 
     def __deepcopy__(self, memo):
         return self
 
+    def new_run(self) -> RegionalRun:
+        deltas = Deltas(self.injection)
+        texts = Texts(self.drawn, len(self.layers), self.width, deltas)
+        return RegionalRun(Places(self.drawn, self.isolation), deltas, texts)
+
     def sample(self, executor, *args, **kwargs):
         """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run."""
-        self.runs.append(RegionalRun(self))
+        self.runs.append(self.new_run())
         try:
             return executor(*args, **kwargs)
         finally:
@@ -120,27 +127,20 @@ class RegionalAttention:
         """DIFFUSION_MODEL wrapper: the patches of this call."""
         options = transformer_options or {}
         lasting = self.runs and not options.get(HOOKED)
-        run = self.runs[-1] if lasting else RegionalRun(self)
-        call = RegionalPass(run, executor.class_obj, options.get(RECORDER))
+        run = self.runs[-1] if lasting else self.new_run()
+        unet = executor.class_obj
+        call = RegionalPass(run, self.layers, unet, options.get(RECORDER))
         with ExitStack() as ours:
-            (options.get(KEEP) or ours).enter_context(injected(call))
+            hooks = injected(unet, run.deltas, self.transformers)
+            (options.get(KEEP) or ours).enter_context(hooks)
             return executor(x, timesteps, context, y, control, call.patch(options), **kwargs)
 
 
-def check_text(text, name: str, width: int, layers: int) -> None:
+def check_text(text: Conditioning | None, name: str, width: int, layers: int) -> None:
     """Raises ArchitectureError unless the text is as wide as the UNet's, once or once per layer."""
-    if text is not None and text.shape[-1] not in (width, layers * width):
-        raise ArchitectureError(
-            f"the text of the region '{name}' is {text.shape[-1]} wide, this MODEL reads {width}; "
-            "connect MODEL and CLIP of the same checkpoint"
-        )
-
-
-def check_concepts(patcher, injection: Injection, architecture, width: int) -> None:
-    """Raises ArchitectureError unless every concept that a region draws fits the model."""
-    for number in {n for n in injection.assigned if n is not None}:
-        concept = injection.concepts[number].concept
-        check_fits_model(concept, patcher)
-        for module, pair in concept.unet.items():
-            key = comfy_unet_key(module, architecture)
-            check_fit(patcher, key, pair.shape, module, concept.name)
+    for tensor, *_ in text or ():
+        if tensor.shape[-1] not in (width, layers * width):
+            raise ArchitectureError(
+                f"the text of the region '{name}' is {tensor.shape[-1]} wide, this MODEL reads "
+                f"{width}; connect MODEL and CLIP of the same checkpoint"
+            )

@@ -1,32 +1,29 @@
 """One UNet call with regions: the attention patches of every layer."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ...compose.attention import common_length, gather, mix_regions, repeat_tokens, scatter
-from ...compose.injection import thin_products
+from ...compose.injection import DeltaStack
+from ...families.unet import AttentionLayer
 from ..text.layerwise_model import with_first_patch
 from .block import POSITIVE, TEXT, attend, grid_of, halves_of, keep_text, rows_of
-from .run import RegionalRun
+from .run import RegionalRun, attention_path
 
 OUTPUTS = "mix_of_show_outputs"  # in extra_options: the regions' own attention, for their to_out
 
 
 class RegionalPass:
-    """Patches of one call. unet: the live module, from which only text projections are read.
+    """Patches of one call. layers: of the model, in running order. unet: the live module, from
+    which only text projections are read."""
 
-    grids: token count -> (rows, columns) of the feature maps met so far.
-    """
-
-    def __init__(self, run: RegionalRun, unet, recorder):
-        self.run = run
+    def __init__(self, run: RegionalRun, layers: Sequence[AttentionLayer], unet, recorder):
+        self.places, self.deltas, self.texts = run.places, run.deltas, run.texts
         self.unet = unet
         self.recorder = recorder
-        self.grids: dict[int, tuple[int, int]] = {}
-        self.numbers = range(len(run.regions))
-        self.layers = {
-            (layer.block[0], layer.block[1], layer.depth): layer
-            for layer in run.attention.architecture.layers
-        }
+        self.numbers = range(len(run.places.regions))
+        self.layers = {(layer.block[0], layer.block[1], layer.depth): layer for layer in layers}
 
     def patch(self, options: dict) -> dict:
         """A copy of the transformer_options with our patches; what others put there is chained."""
@@ -35,7 +32,7 @@ class RegionalPass:
         for key, layer in self.layers.items():
             recorded = self.recorder is not None and self.recorder.wants(layer.index)
             cross[key] = self.cross_attention(layer, cross.get(key, cross.get(key[:2])), recorded)
-            if recorded or self.run.attention.isolation != "off":
+            if recorded or self.places.mode != "off":
                 own[key] = self.self_attention(layer, own.get(key, own.get(key[:2])), recorded)
         patched = with_first_patch(options, "attn2_output_patch", self.finish)
         patches = patched["patches"]
@@ -57,7 +54,7 @@ class RegionalPass:
             if recorded:
                 self.record_cross(layer, halves, x, q, k, text[0], extra_options)
             lengths = tuple(self.length(n, halves, k.shape[1]) for n in self.numbers)
-            placement = self.run.placement(grid, lengths, q.device, q.dtype)
+            placement = self.places.placement(grid, lengths, q.device, q.dtype)
             needed = prior is not None or not placement.everything
             base = attend(q, k, v, extra_options, prior) if needed else None
             if not placement.groups:
@@ -65,7 +62,7 @@ class RegionalPass:
             outputs = []
             for group in placement.groups:
                 own = self.keys_values(group.members, layer, halves, (k, v), text, lengths)
-                delta = self.run.cross_factors(group.members, layer, "to_q", q.device, q.dtype)
+                delta = self.delta(group.members, layer, "to_q", q)
                 outputs.append(attend_group(group, x, q, own, delta, extra_options, prior))
             extra_options[OUTPUTS] = (placement, outputs)
             # What a prior hands out may be its own property.
@@ -78,11 +75,11 @@ class RegionalPass:
         """(members, batch, count, inner): each member's cells to each member's text.
 
         x: (batch, cells, width) and q: (batch, cells, inner) of the whole map. own: k and v,
-        (members * batch, tokens, inner). delta: the members' factors of to_q, or None.
+        (members * batch, tokens, inner). delta: the members' of to_q, or None.
         """
         own_q = gather(q, group)
         if delta is not None:
-            own_q = own_q + thin_products(gather(x, group), delta)
+            own_q = own_q + delta.on(gather(x, group))
         keys, values = own
         out = attend(own_q.flatten(0, 1), keys, values, extra_options)
         return out.unflatten(0, own_q.shape[:2])
@@ -95,14 +92,19 @@ class RegionalPass:
         for i, cells in enumerate(group.cells.view(members, -1)):
             own_q = q
             if delta is not None:
-                own_q = q + thin_products(x[None], (delta[0][i : i + 1], delta[1][i : i + 1]))[0]
+                own_q = q + delta.of(i).on(x[None])[0]
             out = prior(own_q, keys[i], values[i], extra_options)
             outputs.append(out.index_select(1, cells))
         return torch.stack(outputs)
 
+    def delta(self, members, layer, part: str, like: torch.Tensor) -> DeltaStack | None:
+        """The members' deltas of a part of a cross-attention, as `like` is stored."""
+        path = attention_path(layer)
+        return self.deltas.in_cross(tuple(members), path, part, like.device, like.dtype)
+
     def length(self, region: int, halves, global_length: int) -> int:
         """Text tokens of a region that serve all halves of this batch."""
-        own = (self.run.text_length(region, half) for half in set(halves))
+        own = (self.texts.length(region, half) for half in set(halves))
         return common_length([length or global_length for length in own])
 
     def keys_values(self, members, layer, halves, global_kv, global_text, lengths):
@@ -111,11 +113,11 @@ class RegionalPass:
         rows: tuple[list, list] = ([], [])
         for region in members:
             for chunk, half in enumerate(halves):
-                pair = self.run.keys_values(region, half, layer, self.unet, device, dtype)
+                pair = self.texts.keys_values(region, half, layer, self.unet, device, dtype)
                 if pair is None:  # the global text, through the region's concept
                     at = rows_of(chunk, halves, batch)
                     pair = tuple(
-                        kv[at] + self.run.text_delta(region, layer, part, text[at], device, dtype)
+                        kv[at] + self.texts.delta(region, layer, part, text[at])
                         for part, kv, text in zip(
                             ("to_k", "to_v"), global_kv, global_text, strict=True
                         )
@@ -131,9 +133,9 @@ class RegionalPass:
         layer = self.layers[name, number, extra_options.get("block_index", 0)]
         placement, outputs = extra_options.pop(OUTPUTS, (None, ()))
         for group, out in zip(placement.groups if placement else (), outputs, strict=True):
-            delta = self.run.cross_factors(group.members, layer, "to_out.0", n.device, n.dtype)
+            delta = self.delta(group.members, layer, "to_out.0", n)
             if delta is not None:
-                own = scatter(thin_products(out, delta) * group.shares)
+                own = scatter(delta.on(out) * group.shares)
                 n = n.index_add(1, group.cells, own)
         if self.recorder is not None and self.recorder.wants(layer.index):
             self.recorder.done(layer.index)
@@ -147,10 +149,10 @@ class RegionalPass:
             at = rows_of(chunk, halves, q.shape[0])
             for region in self.numbers:
                 own_q = q[at]
-                delta = self.run.cross_factors((region,), layer, "to_q", q.device, q.dtype)
+                delta = self.delta((region,), layer, "to_q", q)
                 if delta is not None:
-                    own_q = own_q + thin_products(x[at][None], delta)[0]
-                lengths = {region: self.run.text_length(region, half) or k.shape[1]}
+                    own_q = own_q + delta.on(x[at][None])[0]
+                lengths = {region: self.texts.length(region, half) or k.shape[1]}
                 own_k, _ = self.keys_values(
                     (region,), layer, [half], (k[at], k[at]), (text[at], text[at]), lengths
                 )
@@ -165,10 +167,10 @@ class RegionalPass:
             grid = grid_of(extra_options, q.shape[1])
             if grid is None:
                 return attend(q, k, v, extra_options, prior)
-            groups = self.run.isolation(grid, q.device)
+            groups = self.places.isolation(grid, q.device)
             isolated = prior is None and any(group.keys is not None for group in groups)
             if recorded:
-                bias = self.run.isolation_bias(grid, q.device) if isolated else None
+                bias = self.places.isolation_bias(grid, q.device) if isolated else None
                 for region in self.numbers:
                     self.recorder.self_attention(
                         layer.index, region, q, k, extra_options["n_heads"], bias

@@ -1,130 +1,156 @@
-"""What regional attention computes once per sampling run: places, keys and values of regions."""
+"""What regional attention computes once per sampling run: places, deltas and texts of regions.
+
+A run ends with its sampling, so weights that are patched between two runs count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import comfy.utils
 import torch
 
 from ...compose.attention import Placement, place_regions
-from ...compose.injection import Block, BlockPlace, make_blocks, place_block, stack_factors
-from ...compose.isolation import IsolatedGroup, isolate, isolation_bias
+from ...compose.drawn import Conditioning, Drawn
+from ...compose.injection import (
+    Bundle,
+    DeltaStack,
+    Gates,
+    Injection,
+    Single,
+    make_bundles,
+    make_gates,
+    stack_deltas,
+)
+from ...compose.isolation import IsolatedGroup, cell_members, isolate, isolation_bias
+from ...records import Site
 from ...text.layerwise import split_layers
 from .block import POSITIVE
+from .once import once
 
-Grid = tuple[int, int]
+Grid = tuple[int, int]  # rows and columns of a feature map
 
 
+@dataclass(frozen=True, eq=False)
 class RegionalRun:
-    """Caches for one run; every entry's key holds the device and dtype it was made for.
+    """The caches of one run."""
 
-    A run ends with its sampling, so weights that are patched between two runs count.
-    """
+    places: "Places"
+    deltas: "Deltas"
+    texts: "Texts"
 
-    def __init__(self, attention):
-        self.attention = attention
-        self.regions = attention.regions.regions
-        self.injection = attention.injection
-        self.cache: dict[tuple, object] = {}
 
-    def _once(self, key: tuple, make):
-        if key not in self.cache:
-            # Normal tensors without a graph: a guidance pass may save them for its backward pass.
-            with torch.inference_mode(False), torch.no_grad():
-                self.cache[key] = make()
-        return self.cache[key]
+class Places:
+    """Where the regions lie on each feature map, and who sees whom there."""
 
-    # --- places ------------------------------------------------------------------------------
+    def __init__(self, drawn: Sequence[Drawn], isolation: str):
+        self.regions = [one.region for one in drawn]
+        self.mode = isolation
 
-    def placement(self, grid: Grid, lengths, device, dtype) -> Placement:
-        return self._once(
-            ("placement", grid, lengths, device, dtype),
-            lambda: place_regions(self.regions, lengths, *grid, device, dtype),
-        )
+    @once
+    def placement(self, grid: Grid, lengths: tuple[int, ...], device, dtype) -> Placement:
+        """lengths: text tokens of each region."""
+        return place_regions(self.regions, lengths, *grid, device, dtype)
 
+    @once
     def isolation(self, grid: Grid, device) -> tuple[IsolatedGroup, ...]:
-        mode = self.attention.isolation
-        if mode == "off":
+        """Empty where every cell sees every cell."""
+        if self.mode == "off":
             return ()
-        return self._once(
-            ("isolation", grid, device), lambda: isolate(self.regions, *grid, mode, device)
-        )
+        return isolate(cell_members(self.regions, *grid), self.mode, device)
 
+    @once
     def isolation_bias(self, grid: Grid, device) -> torch.Tensor | None:
+        """(cells, cells) float32, or None where every cell sees every cell."""
         groups = self.isolation(grid, device)
         if all(group.keys is None for group in groups):
             return None
-        return self._once(
-            ("bias", grid, device), lambda: isolation_bias(groups, grid[0] * grid[1], device)
-        )
+        return isolation_bias(groups, grid[0] * grid[1], device)
 
-    # --- texts -------------------------------------------------------------------------------
 
-    def text(self, region: int, half: int, layer: int, device, dtype) -> torch.Tensor | None:
-        """(1, tokens, width) of one layer, or None where the global text stays."""
-        whole = self.attention.texts[region]
-        source = whole.positive if half == POSITIVE else whole.negative
-        if source is None:
+class Deltas:
+    """The concepts' deltas on the device, and where they act."""
+
+    def __init__(self, injection: Injection):
+        self.injection = injection
+
+    @once
+    def in_cross(self, members: tuple[int, ...], attention: str, part: str, device, dtype):
+        """A DeltaStack of a group of regions in a cross-attention; None if there is none."""
+        deltas = self.injection.in_cross(attention, part)
+        return stack_deltas([deltas[member] for member in members], device, dtype)
+
+    @once
+    def bundles(self, site: Site, device, dtype) -> tuple[Bundle | Single, ...]:
+        return make_bundles(self.injection.elsewhere[site], device, dtype)
+
+    @once
+    def shares(self, grid: Grid) -> torch.Tensor:
+        """(concepts, cells), on the CPU."""
+        return self.injection.shares(*grid)
+
+    @once
+    def _gates(self, concepts, ranks, grid: Grid, device, dtype) -> Gates | None:
+        return make_gates(concepts, ranks, self.shares(grid), device, dtype)
+
+    def gates(self, bundle: Bundle | Single, grid: Grid, device, dtype) -> Gates | None:
+        """Shared by all layers of one feature map; None where no cell is theirs."""
+        return self._gates(bundle.concepts, bundle.ranks, grid, device, dtype)
+
+
+class Texts:
+    """The regions' texts, and their keys and values in every cross-attention.
+
+    layers: how many the model has. width: of the text that one layer reads.
+    """
+
+    def __init__(self, drawn: Sequence[Drawn], layers: int, width: int, deltas: Deltas):
+        self.texts = [one.text for one in drawn]
+        self.layers, self.width = layers, width
+        self.deltas = deltas
+
+    def _own(self, region: int, half: int) -> Conditioning | None:
+        text = self.texts[region]
+        return text.positive if half == POSITIVE else text.negative
+
+    def length(self, region: int, half: int) -> int | None:
+        """Tokens of a region's own text, or None where the global one stays."""
+        own = self._own(region, half)
+        return None if own is None else own[0][0].shape[1]
+
+    @once
+    def _split(self, region: int, half: int, device, dtype) -> tuple[torch.Tensor, ...] | None:
+        own = self._own(region, half)
+        if own is None:
             return None
+        text = own[0][0].to(device, dtype)
+        narrow = text.shape[-1] == self.width
+        return (text,) * self.layers if narrow else split_layers(text, self.layers)
 
-        def split():
-            text = source.to(device, dtype)
-            layers = len(self.attention.architecture.layers)
-            narrow = text.shape[-1] == self.attention.width
-            return (text,) * layers if narrow else split_layers(text, layers)
-
-        return self._once(("text", region, half, device, dtype), split)[layer]
-
-    def text_length(self, region: int, half: int) -> int | None:
-        whole = self.attention.texts[region]
-        source = whole.positive if half == POSITIVE else whole.negative
-        return None if source is None else source.shape[1]
-
+    @once
     def keys_values(self, region: int, half: int, layer, unet, device, dtype):
         """k and v (1, tokens, inner) of a region's text in one layer; None: the global text."""
-
-        def project():
-            text = self.text(region, half, layer.index, device, dtype)
-            if text is None:
-                return None
-            attn2 = comfy.utils.get_attr(unet, attention_name(layer))
-            return tuple(
-                getattr(attn2, part)(text)
-                + self.text_delta(region, layer, part, text, device, dtype)
-                for part in ("to_k", "to_v")
-            )
-
-        return self._once(("kv", region, half, layer.index, device, dtype), project)
-
-    def text_delta(self, region: int, layer, part: str, text, device, dtype):
-        """What the region's concept adds to a projection of a text, or 0."""
-        pair = self.cross_factors((region,), layer, part, device, dtype)
-        return 0 if pair is None else text @ pair[0][0] @ pair[1][0]
-
-    # --- deltas ------------------------------------------------------------------------------
-
-    def cross_factors(self, members: tuple[int, ...], layer, part: str, device, dtype):
-        """Stacked factors of a group of regions in a cross-attention; None if there are none."""
-        if self.injection is None:
+        texts = self._split(region, half, device, dtype)
+        if texts is None:
             return None
-
-        def stack():
-            name = f"{layer.diffusers}.transformer_blocks.{layer.depth}.attn2"
-            factors = self.injection.cross_factors(name, part)
-            return stack_factors([factors[m] for m in members], device, dtype)
-
-        return self._once(("cross", members, layer.index, part, device, dtype), stack)
-
-    def blocks(self, module: str, factors, device, dtype) -> tuple[Block, ...]:
-        return self._once(
-            ("blocks", module, device, dtype), lambda: make_blocks(factors, device, dtype)
+        text, name = texts[layer.index], attention_path(layer)
+        attention = comfy.utils.get_attr(unet, name.removeprefix(PREFIX))
+        return tuple(
+            getattr(attention, part)(text) + self.delta(region, layer, part, text)
+            for part in ("to_k", "to_v")
         )
 
-    def block_place(self, block: Block, grid: Grid, device, dtype) -> BlockPlace | None:
-        def place():
-            part = self._once(("part", grid), lambda: self.injection.shares(self.regions, *grid))
-            return place_block(block.concepts, block.ranks, part, device, dtype)
+    def delta(self, region: int, layer, part: str, text: torch.Tensor) -> torch.Tensor | float:
+        """What the region's concept adds to a projection ("to_k") of a text (batch, tokens,
+        width)."""
+        stack: DeltaStack | None = self.deltas.in_cross(
+            (region,), attention_path(layer), part, text.device, text.dtype
+        )
+        return 0.0 if stack is None else stack.on_one(text)
 
-        return self._once(("gates", block.concepts, block.ranks, grid, device, dtype), place)
+
+PREFIX = "diffusion_model."  # of everything below the UNet, in the keys of a MODEL
 
 
-def attention_name(layer) -> str:
-    """Of a layer's cross-attention module, below the UNet."""
-    return f"{layer.comfy}.transformer_blocks.{layer.depth}.attn2"
+def attention_path(layer) -> str:
+    """Of a layer's cross-attention module, as Site has it."""
+    return f"{PREFIX}{layer.comfy}.transformer_blocks.{layer.depth}.attn2"

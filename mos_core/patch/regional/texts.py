@@ -1,24 +1,17 @@
 """Texts of the regions, encoded once: each by the text encoder of its own concept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
-
+from ...compose.drawn import Conditioning, Drawn, RegionText
 from ...records import Concepts
 from ...regions.region import Regions
 from ..apply import apply_to_clip
 
 
-@dataclass(frozen=True, eq=False)
-class RegionText:
-    """A region's two texts, (1, tokens, width) or wide (1, tokens, layers * width), on any device.
-
-    None: the region has none of its own, the global prompt (or negative prompt) stays.
-    """
-
-    positive: torch.Tensor | None
-    negative: torch.Tensor | None
+def draw_prompts(clip, regions: Regions) -> tuple[Drawn, ...]:
+    """Regions with prompts alone, all encoded by one CLIP."""
+    texts = encode_region_texts(clip, regions)
+    return tuple(Drawn(region, text) for region, text in zip(regions.regions, texts, strict=True))
 
 
 def encode_region_texts(
@@ -34,9 +27,9 @@ def encode_region_texts(
     """
     assigned = assigned or [None] * len(regions.regions)
     clips: dict[int | None, object] = {None: clip}
-    done: dict[tuple[int | None, str], torch.Tensor] = {}
+    done: dict[tuple[int | None, str], Conditioning] = {}
 
-    def encode(number: int | None, text: str) -> torch.Tensor | None:
+    def encode(number: int | None, text: str) -> Conditioning | None:
         if not text.strip():
             return None
         if number is not None and number not in clips:
@@ -51,6 +44,7 @@ def encode_region_texts(
     )
 
 
-def encode_text(clip, text: str) -> torch.Tensor:
-    """(1, tokens, width) as the stock text encode node has it; wide if the CLIP is layer-wise."""
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
+def encode_text(clip, text: str) -> Conditioning:
+    """What the stock text encode node gives: entries of (1, tokens, width), wide if the CLIP is
+    layer-wise, with what belongs to them."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
