@@ -28,7 +28,8 @@ from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
 from ...compose.isolation import ISOLATIONS
 from ...errors import ArchitectureError, RegionError
-from ...families.unet import AttentionLayer, architecture_of
+from ...families import AttentionLayer, family_of
+from ...families.rows import BLOCKS, row_counts
 from .cross import RegionalPass
 from .hooks import injected
 from .map_recorder import KEEP, RECORDER
@@ -50,11 +51,11 @@ def add_regional_attention(
     """
     assert isolation in ISOLATIONS
     config = model.model.model_config.unet_config
-    architecture = architecture_of(config)
+    _, layers = family_of(config)
     width = config["context_dim"]
     for one in drawn:
         for text in (one.text.positive, one.text.negative):
-            check_text(text, one.region.name, width, len(architecture.layers))
+            check_text(text, one.region.name, width, layers)
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
         raise RegionError(
             "this MODEL has regions already, from a Regional Attention Patch, Regional Sampler or "
@@ -64,9 +65,9 @@ def add_regional_attention(
     patched = model.clone()
     if not any(one.region.weight > 0 for one in drawn):
         return patched
-    cross = [attention_path(layer) for layer in architecture.layers]
+    cross = [attention_path(layer) for layer in layers]
     attention = RegionalAttention(
-        architecture.layers, width, drawn, Injection(injection, drawn, cross), isolation
+        layers, width, drawn, Injection(injection, drawn, cross), isolation
     )
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, attention.sample),
@@ -95,7 +96,7 @@ class RegionalAttention:
         self.drawn = tuple(drawn)
         self.injection = injection
         self.isolation = isolation
-        self.transformers = list(dict.fromkeys(layer.comfy for layer in layers))
+        self.transformers = list(dict.fromkeys(layer.path.split(BLOCKS)[0] for layer in layers))
         self.runs: list[RegionalRun] = []  # the sampling runs that are going on; the last is ours
 
     def __deepcopy__(self, memo):
@@ -103,7 +104,7 @@ class RegionalAttention:
 
     def new_run(self) -> RegionalRun:
         deltas = Deltas(self.injection)
-        texts = Texts(self.drawn, len(self.layers), self.width, deltas)
+        texts = Texts(self.drawn, self.layers, self.width, deltas)
         return RegionalRun(Places(self.drawn, self.isolation), deltas, texts)
 
     def sample(self, executor, *args, **kwargs):
@@ -136,10 +137,12 @@ class RegionalAttention:
             return executor(x, timesteps, context, y, control, call.patch(options), **kwargs)
 
 
-def check_text(text: Conditioning | None, name: str, width: int, layers: int) -> None:
-    """Raises ArchitectureError unless the text is as wide as the UNet's, once or once per layer."""
+def check_text(
+    text: Conditioning | None, name: str, width: int, layers: Sequence[AttentionLayer]
+) -> None:
+    """Raises ArchitectureError unless the text is as wide as the UNet's, once or once per row."""
     for tensor, *_ in text or ():
-        if tensor.shape[-1] not in (width, layers * width):
+        if tensor.shape[-1] not in (width, *(rows * width for rows in row_counts(layers))):
             raise ArchitectureError(
                 f"the text of the region '{name}' is {tensor.shape[-1]} wide, this MODEL reads "
                 f"{width}; connect MODEL and CLIP of the same checkpoint"

@@ -6,7 +6,7 @@ import torch
 
 from ...compose.attention import common_length, gather, mix_regions, repeat_tokens, scatter
 from ...compose.injection import DeltaStack
-from ...families.unet import AttentionLayer
+from ...families import AttentionLayer
 from ..text.layerwise_model import with_first_patch
 from .block import POSITIVE, TEXT, attend, grid_of, halves_of, keep_text, rows_of
 from .run import RegionalRun, attention_path
@@ -23,7 +23,7 @@ class RegionalPass:
         self.unet = unet
         self.recorder = recorder
         self.numbers = range(len(run.places.regions))
-        self.layers = {(layer.block[0], layer.block[1], layer.depth): layer for layer in layers}
+        self.layers = {layer.key: layer for layer in layers}
 
     def patch(self, options: dict) -> dict:
         """A copy of the transformer_options with our patches; what others put there is chained."""

@@ -22,6 +22,8 @@ from ...compose.injection import (
     stack_deltas,
 )
 from ...compose.isolation import IsolatedGroup, cell_members, isolate, isolation_bias
+from ...families import AttentionLayer
+from ...families.rows import row_of_layers
 from ...records import Site
 from ...text.layerwise import split_layers
 from .block import POSITIVE
@@ -100,10 +102,12 @@ class Deltas:
 class Texts:
     """The regions' texts, and their keys and values in every cross-attention.
 
-    layers: how many the model has. width: of the text that one layer reads.
+    layers: of the model, in running order. width: of the text that one layer reads.
     """
 
-    def __init__(self, drawn: Sequence[Drawn], layers: int, width: int, deltas: Deltas):
+    def __init__(
+        self, drawn: Sequence[Drawn], layers: Sequence[AttentionLayer], width: int, deltas: Deltas
+    ):
         self.texts = [one.text for one in drawn]
         self.layers, self.width = layers, width
         self.deltas = deltas
@@ -118,18 +122,21 @@ class Texts:
         return None if own is None else own[0][0].shape[1]
 
     @once
-    def _split(self, region: int, half: int, device, dtype) -> tuple[torch.Tensor, ...] | None:
+    def _by_layer(self, region: int, half: int, device, dtype) -> tuple[torch.Tensor, ...] | None:
         own = self._own(region, half)
         if own is None:
             return None
         text = own[0][0].to(device, dtype)
-        narrow = text.shape[-1] == self.width
-        return (text,) * self.layers if narrow else split_layers(text, self.layers)
+        rows = text.shape[-1] // self.width
+        row_of_layer = row_of_layers(self.layers, rows)
+        assert row_of_layer is not None  # checked when the text was put on the model
+        split = split_layers(text, rows)
+        return tuple(split[row] for row in row_of_layer)
 
     @once
     def keys_values(self, region: int, half: int, layer, unet, device, dtype):
         """k and v (1, tokens, inner) of a region's text in one layer; None: the global text."""
-        texts = self._split(region, half, device, dtype)
+        texts = self._by_layer(region, half, device, dtype)
         if texts is None:
             return None
         text, name = texts[layer.index], attention_path(layer)
@@ -151,6 +158,6 @@ class Texts:
 PREFIX = "diffusion_model."  # of everything below the UNet, in the keys of a MODEL
 
 
-def attention_path(layer) -> str:
+def attention_path(layer: AttentionLayer) -> str:
     """Of a layer's cross-attention module, as Site has it."""
-    return f"{PREFIX}{layer.comfy}.transformer_blocks.{layer.depth}.attn2"
+    return f"{PREFIX}{layer.path}.attn2"
