@@ -6,7 +6,7 @@ token of a region's text where both run through one layer.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -85,13 +85,6 @@ def _delta_of(one: Drawn, site: Site) -> Delta | None:
     return delta.scaled(one.region.strength)
 
 
-def moved(delta: Delta, device, dtype) -> Delta:
-    """The delta with its tensors on a device, in a dtype."""
-    own = {name.name: getattr(delta, name.name) for name in fields(delta)}  # type: ignore[arg-type]
-    there = {n: t.to(device, dtype) for n, t in own.items() if torch.is_tensor(t)}
-    return replace(delta, **there)  # type: ignore[type-var]
-
-
 # --- a batch of regions, each with a delta of its own: cross-attention --------------------------
 
 
@@ -145,7 +138,7 @@ def stack_deltas(deltas: Sequence[Delta | None], device, dtype) -> DeltaStack | 
     out, into = known[0].shape
     low = {n: delta for n, delta in enumerate(deltas) if isinstance(delta, LowRank)}
     others = {
-        n: moved(delta, device, dtype)
+        n: delta.to(device, dtype)
         for n, delta in enumerate(deltas)
         if delta is not None and n not in low
     }
@@ -203,7 +196,7 @@ def make_bundles(deltas: Sequence[Delta | None], device, dtype) -> tuple[Bundle 
                 groups.append({})
             groups[-1][number] = delta
         elif delta is not None:
-            singles.append(Single((number,), moved(delta, device, dtype)))
+            singles.append(Single((number,), delta.to(device, dtype)))
     return (*(_bundle(group, device, dtype) for group in groups), *singles)
 
 
