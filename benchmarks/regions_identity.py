@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _concepts import concept_files
 from _scenes import HEIGHT, LAYOUTS, judge, questions_of
 from identity import DEMO
 
@@ -79,9 +80,7 @@ def arguments():
 
 
 def known_concepts(folder: Path) -> tuple[WeightedConcept, ...]:
-    return tuple(
-        WeightedConcept(read_concept(file)) for file in sorted(folder.glob("*.safetensors"))
-    )
+    return tuple(WeightedConcept(read_concept(file)) for file in concept_files(folder))
 
 
 # -------------------------------------------------------------------------------- methods

@@ -9,6 +9,7 @@ makes of them after noise, in one step: the kind of latents that it draws.
 """
 
 import logging
+import os
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from train_vae import HELD_OUT, Training, parser_for, picture_loss, to_batch, tr
 from vae import decode, encode, read_vae
 
 CELLS = 8  # latents along a window
+ANYWHERE = 0.25  # of the windows, not around a character
 TIMES = (20, 420)  # noise levels from which the model redraws
 
 
@@ -55,13 +57,14 @@ class Pictures:
         self.latents, self.redrawn = torch.cat(latents), torch.cat(redrawn)
 
     def windows(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """`count` windows around characters -> latents (count, 4, 8, 8), pixels (count, 3, 64,
-        64)"""
+        """Windows, most around characters -> latents (count, 4, 8, 8), pixels (count, 3, 64, 64)"""
         latents, pixels = [], []
         for number in torch.randint(len(self.pixels), (count,)).tolist():
             boxes, cells = self.boxes[number], self.latents.shape[-1]
             box = boxes[int(torch.randint(len(boxes), ()))]
             middle = ((box[1] + box[3]) / 2 * cells, (box[0] + box[2]) / 2 * cells)
+            if torch.rand(()) < ANYWHERE:
+                middle = tuple((torch.rand(2) * cells).tolist())
             shake = (torch.rand(2) * 3 - 1.5).tolist()
             y, x = (
                 int(np.clip(round(m + s - CELLS / 2), 0, cells - CELLS))
@@ -106,9 +109,16 @@ class DecoderTraining(Training):
         args, sprites = self.args, read_sprites(self.args.sprites)
         redraw = redrawing(args.start, self.device)
         self.pictures = Pictures(sprites, args.pictures, args.size, args.seed)
-        self.measured = Pictures(sprites, 100, args.size, HELD_OUT)
+        self.measured = Pictures(sprites, args.measured, args.size, HELD_OUT)
+        kept = f"{args.out}.pictures"
+        if os.path.exists(kept):  # of this training, before it was stopped
+            self.measured.latents, self.measured.redrawn = torch.load(kept)[:2]
+            self.pictures.latents, self.pictures.redrawn = torch.load(kept)[2:]
+            return
         for pictures in (self.measured, self.pictures):
             pictures.encode(self.vae, self.device, redraw)
+        both = (self.measured, self.pictures)
+        torch.save([t for pictures in both for t in (pictures.latents, pictures.redrawn)], kept)
         logging.info("%d pictures encoded", len(self.pictures.latents))
 
     def is_trained(self, name: str) -> bool:
@@ -166,6 +176,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = parser_for(__doc__)
     parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--measured", type=int, default=100, help="held-out pictures")
     args = parser.parse_args()
     if not args.start:
         parser.error("--start: the miniature checkpoint whose decoder is to go on")

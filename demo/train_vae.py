@@ -27,6 +27,7 @@ from start_comfy import start_comfy
 from vae import IDLE, decode, encode, new_vae, read_vae, wake
 
 SECONDS_TO_SAVE = 180
+MEASURED = 5  # every so manieth save
 HELD_OUT = 10**6  # seed of the pictures that are measured
 
 
@@ -55,6 +56,9 @@ def parser_for(text: str) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--noise", type=float, default=0.1, help="highest, on the latents")
+    parser.add_argument(
+        "--ema", type=float, default=0.99, help="1 - share of a step in the average"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true")
@@ -148,7 +152,7 @@ class Training:
         args, counts = self.args, self.counts
         torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
         optimizers = optimizers_for(self.trained, args.lr, decay=1e-3)
-        clock, saved, sums, own = time.time(), time.time(), 0.0, 0
+        clock, saved, sums, own, saves = time.time(), time.time(), 0.0, 0, 0
         while counts[2] < args.minutes:
             rate = rate_at(counts[2].item() / args.minutes, own, args.lr, 60)
             for group in (g for o in optimizers for g in o.param_groups):
@@ -165,7 +169,7 @@ class Training:
             own, sums = own + 1, sums + mse.item()
             if worker:
                 continue
-            share = 1 - min(0.998, own / (own + 10))
+            share = 1 - min(self.args.ema, own / (own + 10))
             torch._foreach_lerp_(self.averaged, [p.detach() for p in self.trained], share)
             counts[2] += (time.time() - clock) / 60
             clock = time.time()
@@ -173,18 +177,19 @@ class Training:
                 self.log(loss.item(), sums / 50, rate)
                 sums = 0.0
             if time.time() - saved > SECONDS_TO_SAVE:
-                self.save()
+                saves += 1
+                self.save(measured=saves % MEASURED == 0)
                 saved = time.time()
         if not worker:
-            self.save()
+            self.save(measured=True)
 
     def log(self, loss: float, mse: float, rate: float) -> None:
         steps, crops, minutes = self.counts.tolist()
         text = "%.1f min, step %d, crops %d, loss %.4f, training %.2f dB, rate %.2g"
         logging.info(text, minutes, steps, crops, loss, -10 * np.log10(mse), rate)
 
-    def save(self) -> None:
-        """Writes `<out>.state` and, of the averaged weights, `<out>`; says how good those are."""
+    def save(self, measured: bool) -> None:
+        """Writes `<out>.state` and, of the averaged weights, `<out>`; measures those if wanted."""
         state = {"weights": [p.detach() for p in self.trained], "averaged": self.averaged}
         torch.save({**state, "counts": self.counts.clone()}, self.args.out + ".part")
         os.replace(self.args.out + ".part", self.args.out + ".state")
@@ -193,8 +198,9 @@ class Training:
         tensors = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
         save_file(tensors, self.args.out + ".part")
         os.replace(self.args.out + ".part", self.args.out)
-        shown = read_vae(self.args.out).to(self.device, memory_format=torch.channels_last)
-        logging.info("averaged, held-out crops: %.2f dB", self.held_out_psnr(shown))
+        if measured:
+            shown = read_vae(self.args.out).to(self.device, memory_format=torch.channels_last)
+            logging.info("averaged, held-out crops: %.2f dB", self.held_out_psnr(shown))
 
 
 def train(training: Training) -> None:

@@ -1,0 +1,143 @@
+"""Tables of the pages, written from what `scripts/bench tables` measured (measured.json).
+
+A table stands on its page between `<!-- table: NAME -->` and `<!-- end of table -->`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+PACK = Path(__file__).absolute().parent.parent
+HELP = PACK / "web" / "docs"
+MARKED = r"(<!-- table: {name} -->\n\n)(.*?)(\n<!-- end of table -->)"
+
+REGION_ROWS = {  # method of regions_identity -> what the page calls it
+    "stack": "all LoRAs on one model, one prompt that names everybody",
+    "fused-prompt": "one fusion of all eight concepts, that prompt",
+    "fused": "that fusion, Regional Sampler",
+    "hooks": "ComfyUI's masked LoRA hooks: a pass of the model for each concept",
+    "composer": "**Composer Attention Patch** as it comes",
+    "composer-no-guidance": "... without guidance and re-initialisation",
+    "composer-no-reinit": "... without re-initialisation",
+    "composer-no-isolation": "... without isolation",
+    "composer-no-enhancement": "... without enhancement",
+    "composer-no-fill": "... without fill",
+    "composer-no-restriction": "... without restriction",
+    "composer-paper": "... injection *paper*",
+    "composer-reference": "... injection *reference*",
+}
+SAMPLER_ROWS = {
+    "fused-prompt": "one prompt that names everybody",
+    "fused": "Regional Sampler",
+    "hooks": "ComfyUI's masked LoRA hooks, unfused",
+}
+COUNTS = {"2": "two", "3": "three", "5": "five"}
+
+Results = Mapping[str, Mapping]  # unit of tables.py -> the benchmark's last line
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |") for cells in lines)
+
+
+def short(value: float, digits: int) -> str:
+    return "0" if value == 0 else f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def whole_percent(share: float) -> str:
+    return f"{int(100 * share + 0.5)} %"
+
+
+def region_table(results: Results) -> str:
+    """Boxes right / pictures all right / asked characters elsewhere."""
+    return _regions(results, REGION_ROWS, elsewhere=True)
+
+
+def sampler_table(results: Results) -> str:
+    return _regions(results, SAMPLER_ROWS, elsewhere=False)
+
+
+def _regions(results: Results, labels: Mapping[str, str], elsewhere: bool) -> str:
+    rows = []
+    for method, label in labels.items():
+        found = results[f"regions {method}"][method]
+        cells = []
+        for count in COUNTS:
+            shares = [short(found[count][key], 2) for key in ("box_right", "all_right")]
+            shares += [short(found[count]["elsewhere"], 1)] if elsewhere else []
+            cells.append(" / ".join(shares))
+        rows.append([label, *cells])
+    return markdown(["", *COUNTS.values()], rows)
+
+
+def fusion_table(results: Results) -> str:
+    """Each solver: who is right after fusion, and which base characters are still there."""
+    rows, named = [], set()
+    for row in results["fusion"]["rows"]:
+        names = list(row["by_concept"])
+        said = f"{row['concepts']}: {', '.join(names)}"
+        concepts = "the same" if row["concepts"] in named else said
+        named.add(row["concepts"])
+        each = ", ".join(whole_percent(s).removesuffix(" %") for s in row["by_concept"].values())
+        fused = f"{whole_percent(row['fused'])} ({each} %)"
+        lost = ", ".join(
+            f"{name} {whole_percent(share)}"
+            for name, share in row["by_unfused"].items()
+            if share < 1
+        )
+        kept = whole_percent(row["unfused"]) + (f" ({lost})" if lost else "")
+        rows.append([f"`{row['solver']}`", str(row["refine_steps"]), concepts, fused, kept])
+    head = ["solver", "`refine_steps`", "concepts", "fused", "base characters not fused"]
+    return markdown(head, rows)
+
+
+def identity_table(results: Results) -> str:
+    """The base model: who is right, and how well the drawn characters match their sprites."""
+    found = results["identity"]
+    judge, match = found["judge"], found["match"]
+    asked = (
+        ("one character, by name", found["single_right"], match["alone"]),
+        ("two, in the asked order", found["pairs_both_right"], match["pairs"]),
+        ("three, in the asked order", found["threes_all_right"], match["threes"]),
+        ("composed, through the VAE", judge["through_vae"], judge["match_through_vae"]),
+    )
+    rows = [[name, percent(right), short(matched, 3)] for name, right, matched in asked]
+    return markdown(["pictures", "right", "match with the sprite"], rows)
+
+
+def concept_table(results: Results) -> str:
+    """Every concept: share of right pictures at strength 1, 0 and for the class word."""
+    found = results["concepts"]
+    labels = ("strength 1", "strength 0", "class word")
+    names = [name for name, value in found.items() if isinstance(value, dict) and name != "mean"]
+    rows = [[name, *(percent(found[name][label]) for label in labels)] for name in names]
+    rows.append(["all", *(percent(found["mean"][label]) for label in labels)])
+    return markdown(["", *labels], rows)
+
+
+TABLES: dict[str, tuple[Path, Callable[[Results], str]]] = {
+    "regions": (HELP / "MOS_ComposerAttention.md", region_table),
+    "sampler": (HELP / "MOS_RegionalSampler.md", sampler_table),
+    "fusion": (HELP / "MOS_FuseConcepts.md", fusion_table),
+    "identity": (PACK / "demo" / "README.md", identity_table),
+    "concepts": (PACK / "demo" / "README.md", concept_table),
+}
+
+
+def table_on(page: str, name: str) -> str | None:
+    """What stands between the markers of `name`; None if the page has none."""
+    found = re.search(MARKED.format(name=name), page, re.DOTALL)
+    return found and found[2]
+
+
+def with_table(page: str, name: str, table: str) -> str:
+    """The page with the table of this name put anew. Raises ValueError without its markers."""
+    pattern = re.compile(MARKED.format(name=name), re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"there is no '<!-- table: {name} -->' with its end on the page")
+    return pattern.sub(lambda found: found[1] + table + found[3], page)

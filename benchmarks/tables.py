@@ -1,0 +1,106 @@
+"""Measure the tables of the help pages and of demo/README.md anew, and write them into the pages.
+
+scripts/bench tables [UNIT ...] [--again] [--write-only]
+
+Runs the other benchmarks, one unit after the other, on the models that ship. What a unit gave is
+kept in benchmarks/measured.json with a sum over the models that it was measured on; a unit that was
+measured on the models as they are is not run again (--again: it is), so that the command can be
+stopped and started again. --write-only: no measuring, the pages are written from what is kept.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from _concepts import DEMO, concept_files
+from _tables import REGION_ROWS, TABLES, with_table
+
+KEPT = Path(__file__).absolute().parent / "measured.json"
+BENCH = DEMO.parent / "scripts" / "bench"
+FUSION_ORDER = "parrot zebra blackcat wizard astronaut poodle taxi princess"
+UNITS = {
+    "identity": "identity --pairs 24 --threes 16 --seeds 5",
+    "concepts": "concepts --seeds 2 --first-seed 101",
+    **{
+        f"regions {method}": f"regions_identity --methods {method} --sets 4 --seeds 2 "
+        "--first-seed 20"
+        for method in REGION_ROWS
+    },
+    "fusion": f"fused_identity --names {FUSION_ORDER} --unfused fox penguin horse man cat "
+    "--set steps=10 anchor=0",
+}
+
+
+def models_sum() -> str:
+    """Twelve hex digits over the base model and the concepts."""
+    total = hashlib.sha256()
+    models = DEMO / "models"
+    for file in (models / "miniature.safetensors", *concept_files(models / "concepts")):
+        total.update(file.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def read_kept() -> dict:
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+
+
+def write_kept(kept: dict) -> None:
+    part = KEPT.with_suffix(".part")
+    part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, KEPT)
+
+
+def measure(command: str) -> dict:
+    """A benchmark's last line; raises CalledProcessError if it fails."""
+    run = subprocess.run(
+        [sys.executable, str(BENCH), *command.split()],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads([line for line in run.stdout.splitlines() if line.strip()][-1])
+
+
+def write_pages(kept: dict) -> list[str]:
+    """Writes every table whose units were all measured; -> the names of the written ones."""
+    results, written = {unit: entry["result"] for unit, entry in kept.items()}, []
+    for name, (page, table_of) in TABLES.items():
+        try:
+            table = table_of(results)
+        except KeyError:  # a unit that was never measured
+            continue
+        page.write_text(with_table(page.read_text(encoding="utf-8"), name, table), encoding="utf-8")
+        written.append(name)
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("units", nargs="*", help="all if none; the first word is enough")
+    parser.add_argument("--again", action="store_true", help="measured units too")
+    parser.add_argument("--write-only", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    kept, models, start, measured = read_kept(), models_sum(), time.time(), []
+    for unit, command in UNITS.items():
+        wanted = not args.units or unit in args.units or unit.split()[0] in args.units
+        known = kept.get(unit, {})
+        fresh = known.get("models") == models and known.get("command") == command
+        if args.write_only or not wanted or (fresh and not args.again):
+            continue
+        kept[unit] = {"command": command, "models": models, "result": measure(command)}
+        write_kept(kept)
+        measured.append(unit)
+        print(f"{unit}: measured after {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+    old = sorted(unit for unit in UNITS if kept.get(unit, {}).get("models") != models)
+    result = {"benchmark": "tables", "models": models, "measured": measured}
+    result |= {"tables_written": write_pages(kept), "measured_on_other_models": old}
+    print(json.dumps(result | {"seconds": round(time.time() - start)}))
+
+
+if __name__ == "__main__":
+    main()
