@@ -1,8 +1,10 @@
 """The miniature checkpoint's file: `.safetensors` in ComfyUI's key names, with a record of its
 sizes.
 
-The metadata entry `mos_miniature` is JSON with `version`, `unet`, `text_encoder` and `vae`. Of the
-text encoder's 49408 token rows only those in use are stored; TOKEN_ROWS holds their ids.
+The metadata entry `mos_miniature` is JSON. Version 1 is Stable Diffusion 1.5's topology: `unet`,
+`text_encoder`, `vae`. Version 2 has a `family` ("flux") and, in place of `unet`, `model`;
+`text_encoder` holds a configuration for each of its encoders. Of a token table's rows only those in
+use are stored; TOKEN_ROWS and T5_ROWS hold their ids.
 """
 
 import json
@@ -13,7 +15,11 @@ from safetensors import SafetensorError, safe_open
 from ..errors import FileFormatError
 
 METADATA_KEY = "mos_miniature"
-VERSION = 1
+ENTRIES = {  # by version
+    1: ("unet", "text_encoder"),
+    2: ("family", "model", "text_encoder"),
+}
+FAMILIES = ("flux",)
 VAE_KINDS = ("taesd",)
 
 UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX = (
@@ -26,6 +32,15 @@ TOKEN_ROWS = (
     "transformer.text_model.embeddings.token_embedding.rows"  # (rows in use,) int64 token ids
 )
 VOCABULARY = 49408
+
+FLUX_PREFIXES = (
+    "model.diffusion_model.",
+    "text_encoders.clip_l.",
+    "text_encoders.t5xxl.",
+    "vae.",
+)
+T5_TABLE, T5_ROWS = "transformer.shared.weight", "transformer.shared.rows"
+T5_VOCABULARY = 32128
 
 
 def read_miniature_metadata(path) -> dict:
@@ -41,14 +56,21 @@ def read_miniature_metadata(path) -> dict:
     try:
         config = json.loads(text)
         version, kind = config["version"], config["vae"]
-        config["unet"], config["text_encoder"]
+        for entry in ENTRIES.get(version, ()):
+            config[entry]
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(
             f"'{path}': the miniature metadata cannot be read ({error!r})."
         ) from error
-    if version != VERSION:
+    if version not in ENTRIES:
+        known = " and ".join(map(str, ENTRIES))
         raise FileFormatError(
-            f"'{path}' is a miniature checkpoint of version {version}; this pack reads {VERSION}."
+            f"'{path}' is a miniature checkpoint of version {version}; this pack reads {known}."
+        )
+    if config.get("family", FAMILIES[0]) not in FAMILIES:
+        raise FileFormatError(
+            f"'{path}' is a miniature checkpoint of the family '{config['family']}'; "
+            f"known: {', '.join(FAMILIES)}."
         )
     if kind not in VAE_KINDS:
         raise FileFormatError(
@@ -63,8 +85,23 @@ def read_miniature_tensors(path) -> dict[str, torch.Tensor]:
         return {key: file.get_tensor(key) for key in file.keys()}
 
 
-def complete_token_table(table: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """(n, width) learned rows and their token ids (n,) -> (49408, width).
+def split_parts(path, tensors: dict, prefixes: tuple[str, ...]) -> list[dict[str, torch.Tensor]]:
+    """The weights under each prefix, without it; raises FileFormatError if one has none."""
+    parts = []
+    for prefix in prefixes:
+        part = {k[len(prefix) :]: tensor for k, tensor in tensors.items() if k.startswith(prefix)}
+        if not part:
+            raise FileFormatError(
+                f"'{path}' has no weights under '{prefix}': the miniature checkpoint is incomplete."
+            )
+        parts.append(part)
+    return parts
+
+
+def complete_token_table(
+    table: torch.Tensor, rows: torch.Tensor | None, vocabulary: int = VOCABULARY
+) -> torch.Tensor:
+    """(n, width) learned rows and their token ids (n,) -> (vocabulary, width).
 
     Without `rows` the table holds the tokens 0 to n-1. A token without a learned row gets the mean
     of the learned
@@ -74,15 +111,15 @@ def complete_token_table(table: torch.Tensor, rows: torch.Tensor | None) -> torc
         rows = torch.arange(table.shape[0])
     if (
         len(rows) != table.shape[0]
-        or len(rows) > VOCABULARY
+        or len(rows) > vocabulary
         or rows.min() < 0
-        or rows.max() >= VOCABULARY
+        or rows.max() >= vocabulary
     ):
         raise FileFormatError(
             f"The token table has {table.shape[0]} rows for {len(rows)} token ids; "
-            f"ids go from 0 to {VOCABULARY - 1}."
+            f"ids go from 0 to {vocabulary - 1}."
         )
-    full = table.float().mean(0, keepdim=True).to(table.dtype).repeat(VOCABULARY, 1)
+    full = table.float().mean(0, keepdim=True).to(table.dtype).repeat(vocabulary, 1)
     full[rows.long()] = table
     return full
 

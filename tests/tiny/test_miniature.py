@@ -124,7 +124,8 @@ def test_a_damaged_file_and_a_missing_one_are_told(tmp_path, path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
+        ({"version": 2}, r"cannot be read \(KeyError\('family'\)\)"),
         ({"vae": "kl-f8"}, "kind 'kl-f8'"),
         ({"unet": {"model_channels": 32}}, "configuration lacks: channel_mult"),
         ({"text_encoder": {}}, "configuration lacks: hidden_size"),

@@ -11,6 +11,7 @@ import torch
 from ...errors import FileFormatError
 from ...formats.miniature_file import (
     CLIP_PREFIX,
+    FLUX_PREFIXES,
     TOKEN_ROWS,
     TOKEN_TABLE,
     UNET_PREFIX,
@@ -18,6 +19,7 @@ from ...formats.miniature_file import (
     complete_token_table,
     read_miniature_metadata,
     read_miniature_tensors,
+    split_parts,
 )
 
 # What makes SD1.5's topology: 16 cross-attention layers, in the first three levels and the middle.
@@ -47,21 +49,15 @@ def load_miniature(path, embedding_directory=None):
     """
     config = read_miniature_metadata(path)
     tensors = read_miniature_tensors(path)
-    parts = {
-        prefix: {
-            key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)
-        }
-        for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)
-    }
-    for prefix, part in parts.items():
-        if not part:
-            raise FileFormatError(
-                f"'{path}' has no weights under '{prefix}': the miniature checkpoint is incomplete."
-            )
+    if "family" in config:
+        from .miniature_flux import build_flux
+
+        return build_flux(config, split_parts(path, tensors, FLUX_PREFIXES), embedding_directory)
+    unet, text, vae = split_parts(path, tensors, (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX))
     return (
-        build_unet(config["unet"], parts[UNET_PREFIX]),
-        build_clip(config["text_encoder"], parts[CLIP_PREFIX], embedding_directory),
-        build_vae(parts[VAE_PREFIX]),
+        build_unet(config["unet"], unet),
+        build_clip(config["text_encoder"], text, embedding_directory),
+        build_vae(vae),
     )
 
 
@@ -74,17 +70,23 @@ def build_unet(config: dict, state_dict: dict):
     override SD15_TOPOLOGY. `state_dict`: the UNet's own key names, without a prefix; every weight
     must be there.
     """
-    import comfy.model_management as management
-    import comfy.model_patcher
     import comfy.supported_models
-    import comfy.utils
 
-    _check_keys(config, UNET_KEYS, "UNet")
+    check_keys(config, UNET_KEYS, "UNet")
 
     class MiniatureSD15(comfy.supported_models.SD15):
         unet_extra_config: dict = {}  # noqa: RUF012  heads come from the configuration
 
-    model_config = MiniatureSD15({**SD15_TOPOLOGY, **config})
+    return as_patcher(MiniatureSD15({**SD15_TOPOLOGY, **config}), state_dict, "UNet")
+
+
+def as_patcher(model_config, state_dict: dict, what: str):
+    """A model of ComfyUI with these weights, all of them, -> its ModelPatcher, in the dtype that
+    ComfyUI would choose. model_config: of comfy.supported_models."""
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.utils
+
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     supported = list(model_config.supported_inference_dtypes)
     dtype = management.unet_dtype(
@@ -97,7 +99,7 @@ def build_unet(config: dict, state_dict: dict):
         dtype, management.unet_manual_cast(dtype, load_device, supported)
     )
     model = model_config.get_model({}, "", device=offload_device)
-    _load_exactly(model.diffusion_model, state_dict, "UNet")
+    load_exactly(model.diffusion_model, state_dict, what)
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=load_device, offload_device=offload_device)
 
@@ -115,7 +117,7 @@ def build_clip(config: dict, state_dict: dict, embedding_directory=None):
     from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDTokenizer
     from comfy.supported_models_base import ClipTarget
 
-    _check_keys(config, TEXT_KEYS, "text encoder")
+    check_keys(config, TEXT_KEYS, "text encoder")
     width, state_dict = config["hidden_size"], dict(state_dict)
     if TOKEN_TABLE not in state_dict:
         raise FileFormatError(f"The text encoder has no token table ('{TOKEN_TABLE}').")
@@ -138,7 +140,7 @@ def build_clip(config: dict, state_dict: dict, embedding_directory=None):
         },
         parameters=sum(tensor.numel() for tensor in state_dict.values()),
     )
-    _load_exactly(clip.cond_stage_model.clip_l, state_dict, "text encoder")
+    load_exactly(clip.cond_stage_model.clip_l, state_dict, "text encoder")
     return clip
 
 
@@ -152,11 +154,12 @@ def build_vae(state_dict: dict):
             "The VAE of this checkpoint is not TAESD-shaped (no 'taesd_decoder.1.weight')."
         )
     vae = comfy.sd.VAE(sd=dict(state_dict))
-    _load_exactly(vae.first_stage_model, state_dict, "VAE")
+    load_exactly(vae.first_stage_model, state_dict, "VAE")
     return vae
 
 
-def _load_exactly(module: torch.nn.Module, state_dict: dict, what: str) -> None:
+def load_exactly(module: torch.nn.Module, state_dict: dict, what: str) -> None:
+    """Loads the weights; raises FileFormatError if one is missing, unknown or misshapen."""
     expected = module.state_dict()
     missing = [key for key in expected if key not in state_dict]
     unexpected = [key for key in state_dict if key not in expected]
@@ -178,7 +181,8 @@ def _load_exactly(module: torch.nn.Module, state_dict: dict, what: str) -> None:
     module.load_state_dict(state_dict)
 
 
-def _check_keys(config: dict, keys: tuple, what: str) -> None:
+def check_keys(config: dict, keys: tuple, what: str) -> None:
+    """Raises FileFormatError if the configuration lacks one of the keys."""
     missing = [key for key in keys if key not in config]
     if missing:
         raise FileFormatError(f"The {what} configuration lacks: {', '.join(missing)}.")
