@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from characters import all_characters, base_characters
 from compose import BACKGROUNDS, random_scene, read_sprites
+from families import FAMILIES
 from safetensors.torch import save_file
 from start_comfy import start_comfy
 
@@ -22,20 +23,6 @@ EXTRA_WORDS = (
     "to good cool nice small big bright dark cropped rendition depiction far left middle right "
     "background style my"
 )
-
-
-def new_tokenizer():
-    from comfy.sd1_clip import SDTokenizer
-
-    return SDTokenizer(embedding_size=128)
-
-
-def token_ids(tokenizer, texts: list[str]) -> torch.Tensor:
-    """-> (n, 77) int32"""
-    return torch.tensor(
-        [[pair[0] for pair in tokenizer.tokenize_with_weights(text)[0]] for text in texts],
-        dtype=torch.int32,
-    )
 
 
 def is_alone(caption: str) -> bool:
@@ -57,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--sprites", "--vae", "--out"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--family", choices=list(FAMILIES), default="sd15")
     parser.add_argument("--world", choices=["small", "large"], default="small")
     parser.add_argument("--squares", type=int, default=12000)
     parser.add_argument("--wides", type=int, default=3000)
@@ -69,15 +57,13 @@ def main() -> None:
 
     vae = read_vae(args.vae).to(memory_format=torch.channels_last)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    vae, tokenizer = vae.to(device), new_tokenizer()
+    vae, token_ids = vae.to(device), FAMILIES[args.family].token_ids
     sprites, words = read_sprites(args.sprites), [c.word for c in base_characters(args.world)]
-    out = {"empty": token_ids(tokenizer, [""])[0]}
+    out = {"empty": token_ids([""])[0]}
     known = " ".join(
         [EXTRA_WORDS, *BACKGROUNDS, *(c.class_word for c in all_characters(args.world))]
     )
-    out["extra_rows"] = torch.cat(
-        [token_ids(tokenizer, [word])[0] for word in known.split()]
-    ).unique()
+    out["extra_ids"] = token_ids(sorted(set(known.split())))
     for number, (shape, count) in enumerate((("square", args.squares), ("wide", args.wides))):
         jobs = [
             (sprites, words, shape, 200, args.size, args.seed * 100003 + number * 50021 + i)
@@ -99,7 +85,7 @@ def main() -> None:
         out[f"{shape}.alone"] = torch.tensor(alone, dtype=torch.int32)
         out[f"{shape}.latents"], out[f"{shape}.ids"] = (
             torch.cat(latents),
-            token_ids(tokenizer, captions),
+            token_ids(captions),
         )
         x = out[f"{shape}.latents"].float()
         logging.info(

@@ -1,4 +1,4 @@
-"""Train UNet and text encoder of the miniature world on a cache of latents. Can be stopped and
+"""Train model and text encoders of a miniature world on a cache of latents. Can be stopped and
 resumed at any time.
 
     COMFYUI_PATH=... python demo/train.py --cache cache.safetensors --vae vae.safetensors --state
@@ -20,36 +20,33 @@ import os
 import time
 
 import torch
-from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention
+from families import FAMILIES
 from safetensors.torch import load_file
 from schedule import rate_at
 from start_comfy import start_comfy
 
 LATE = 0.65  # of the time, from when on the batch is larger
-SHORT = (16, 32)  # tokens while the text is kept short, to save time
-OPTIONS = {"optimized_attention_override": plain_attention}
 
 
 class Cache:
-    """Latents and captions: `<shape>.latents` (n, 4, h, w) fp16, `<shape>.ids` (n, 77), `empty`
-    (77,)"""
+    """Latents and captions: `<shape>.latents` (n, c, h, w) fp16, `<shape>.ids` (n, tokens),
+    `empty` (tokens,); `short`: numbers of tokens that may do"""
 
-    def __init__(self, path: str, device: str):
-        tensors = load_file(path)
+    def __init__(self, path: str, device: str, short: tuple[int, ...]):
+        tensors, self.short = load_file(path), short
         self.empty = tensors.pop("empty").long().to(device)
         self.alone = tensors["square.alone"].long().to(device)
         self.shapes = {
             name: (tensors[f"{name}.latents"].to(device), tensors[f"{name}.ids"].to(device))
             for name in ("square", "wide")
         }
-        ids = torch.cat(
+        self.ids = torch.cat(
             [
-                self.empty,
-                *(pair[1].flatten().long() for pair in self.shapes.values()),
-                tensors["extra_rows"].long().to(device),
+                self.empty[None],
+                *(pair[1].long() for pair in self.shapes.values()),
+                tensors["extra_ids"].long().to(device),
             ]
-        )
-        self.token_rows = ids.unique().cpu()
+        ).unique(dim=0)
 
     def crops(self, size: int, drop: float):
         """Batch of 8 x 8 windows around characters that stand alone: a fifth of the work."""
@@ -59,37 +56,17 @@ class Cache:
         return latents[chosen, :, y : y + 8, x : x + 8].float(), self._text(ids[chosen], drop, True)
 
     def batch(self, name: str, size: int, drop: float, short: bool):
-        """-> latents (b, 4, h, w) float, ids (b, n); `short`: without most of the padding"""
+        """-> latents (b, c, h, w) float, ids (b, n); `short`: without most of the padding"""
         latents, ids = self.shapes[name]
         chosen = torch.randint(len(latents), (size,), device=latents.device)
         return latents[chosen].float(), self._text(ids[chosen], drop, short)
 
     def _text(self, ids: torch.Tensor, drop: float, short: bool) -> torch.Tensor:
-        """(b, 77) -> (b, n): a share `drop` is the empty text; `short`: n as small as it goes"""
+        """(b, tokens) -> (b, n): a share `drop` the empty text; `short`: n as small as it goes"""
         captions = ids.long()
         captions[torch.rand(len(ids), device=ids.device) < drop] = self.empty
-        ended = (n for n in SHORT if bool((captions[:, n - 1] == captions[:, -1]).all()))
-        return captions[:, : next(ended, 77)] if short else captions
-
-
-def loss_of(unet, text, latents, ids, alphas, args) -> torch.Tensor:
-    """Noise prediction, weighted by min(SNR, 5) / SNR (min-SNR, Hang et al. 2023), and where there
-    is more noise than picture by up to `layout` times more: places are decided there."""
-    b, device, bf16 = len(latents), latents.device, not args.fp32
-    t = (1000 * torch.rand(b, device=device) ** args.times).long()
-    noise, a = torch.randn_like(latents), alphas[t].view(-1, 1, 1, 1)
-    noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
-    context = text(ids)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        predicted = unet(
-            noisy,
-            t,
-            context=context,
-            transformer_options=OPTIONS if bf16 and device.type == "cpu" else {},
-        )
-    snr = (a / (1 - a)).flatten()
-    weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, args.layout)
-    return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
+        ended = (n for n in self.short if bool((captions[:, n - 1] == captions[:, -1]).all()))
+        return captions[:, : next(ended, None)] if short else captions
 
 
 def main() -> None:
@@ -99,7 +76,8 @@ def main() -> None:
         parser.add_argument(name, required=True)
     parser.add_argument("--sheets", default="sheets", help="folder for the contact sheets")
     parser.add_argument("--start", help="miniature checkpoint whose weights to begin with")
-    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--family", choices=list(FAMILIES), default="sd15")
+    parser.add_argument("--size", default="small", help="of the family's sizes in networks*.py")
     parser.add_argument(
         "--minutes",
         type=float,
@@ -148,11 +126,10 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cache = Cache(args.cache, device)
-    unet_config, text_config = SIZES[args.size]
-    unet = new_unet(unet_config).to(device)
-    text = TextEncoder(text_config, cache.token_rows).to(device)
-    trained = [*unet.parameters(), *text.parameters()]
+    family = FAMILIES[args.family]
+    cache, config = Cache(args.cache, device, family.short), family.sizes[args.size]
+    model, text = (network.to(device) for network in family.networks(config, cache.ids))
+    trained = [*model.parameters(), *text.parameters()]
     optimizer = torch.optim.AdamW(
         trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
@@ -168,14 +145,13 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         step, seen, minutes = state["step"], state["seen"], state["minutes"]
     elif args.start:
-        export.read_weights(args.start, unet, text)
+        family.read(args.start, model, text)
         for p, a in zip(trained, averaged, strict=True):
             a.copy_(p.detach())
     logging.info(
-        "%.2f M + %.2f M parameters, %d token rows",
-        sum(p.numel() for p in unet.parameters()) / 1e6,
+        "%.2f M + %.2f M parameters",
+        sum(p.numel() for p in model.parameters()) / 1e6,
         sum(p.numel() for p in text.parameters()) / 1e6,
-        len(cache.token_rows),
     )
 
     def save():
@@ -191,20 +167,20 @@ def main() -> None:
             args.state + ".part",
         )
         os.replace(args.state + ".part", args.state)
-        shown, shown_text = copy.deepcopy(unet), copy.deepcopy(text)
+        shown, shown_text = copy.deepcopy(model), copy.deepcopy(text)
         for p, a in zip([*shown.parameters(), *shown_text.parameters()], averaged, strict=True):
             p.data = a.clone()
         export.write_checkpoint(
             args.out,
+            family,
+            config,
             shown,
-            unet_config,
             shown_text,
-            text_config,
             args.vae,
             {"pictures_seen": int(counts[1]), "steps": int(counts[0])},
         )
         export.write_contact_sheet(
-            args.sheets, f"{int(counts[2]):03d}", shown, shown_text, args.vae, cache.empty
+            args.sheets, f"{int(counts[2]):03d}", family, shown, shown_text, args.vae, cache.empty
         )
 
     counts = torch.tensor([float(step), float(seen), minutes]).double().share_memory_()
@@ -214,9 +190,9 @@ def main() -> None:
         torch.multiprocessing.get_context("fork").Process(
             target=run,
             daemon=True,
-            args=(args, worker, unet, text, cache, optimizer, counts, averaged, None),
+            args=(args, worker, model, text, cache, optimizer, counts, averaged, None),
         ).start()
-    run(args, 0, unet, text, cache, optimizer, counts, averaged, save)
+    run(args, 0, model, text, cache, optimizer, counts, averaged, save)
 
 
 def next_batch(cache: Cache, args, minutes: float):
@@ -230,12 +206,12 @@ def next_batch(cache: Cache, args, minutes: float):
     return cache.batch("wide" if wide else "square", size, args.drop, short)
 
 
-def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> None:
+def run(args, worker, model, text, cache, optimizer, counts, averaged, save) -> None:
     """One worker's training loop. `counts` (shared): steps, pictures, minutes. Worker 0 averages,
     logs and saves."""
     torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
-    trained = [*unet.parameters(), *text.parameters()]
-    alphas, recent, own = ALPHAS.to(cache.empty.device), 0.0, 0
+    trained = [*model.parameters(), *text.parameters()]
+    family, recent, own = FAMILIES[args.family], 0.0, 0
     clock, next_sheet, logged = (
         time.time(),
         counts[2].item() + min(4.0, args.sheet_minutes),
@@ -246,7 +222,7 @@ def run(args, worker, unet, text, cache, optimizer, counts, averaged, save) -> N
         for group in optimizer.param_groups:
             group["lr"] = rate
         latents, ids = next_batch(cache, args, minutes)
-        loss = loss_of(unet, text, latents, ids, alphas, args)
+        loss = family.loss(model, text, latents, ids, args)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -81,17 +81,17 @@ def redrawing(path: str, device: str):
     """redraw(latents, captions) of the model of a miniature checkpoint: noise, and one step back
     to a picture."""
     from export import read_networks
-    from make_cache import new_tokenizer, token_ids
+    from families import FAMILIES
     from networks import ALPHAS, plain_attention
 
     unet, text = (network.to(device) for network in read_networks(path))
-    tokenizer, alphas = new_tokenizer(), ALPHAS.to(device)
+    token_ids, alphas = FAMILIES["sd15"].token_ids, ALPHAS.to(device)
     options = {"optimized_attention_override": plain_attention} if device == "cpu" else {}
 
     def redraw(z: torch.Tensor, captions: list[str]) -> torch.Tensor:
         t = torch.randint(*TIMES, (len(z),), device=device)
         a, noise = alphas[t].view(-1, 1, 1, 1), torch.randn_like(z)
-        noisy, context = a.sqrt() * z + (1 - a).sqrt() * noise, token_ids(tokenizer, captions)
+        noisy, context = a.sqrt() * z + (1 - a).sqrt() * noise, token_ids(captions)
         with torch.autocast(device, torch.bfloat16):
             predicted = unet(
                 noisy,

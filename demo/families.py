@@ -1,0 +1,153 @@
+"""The shapes of model that train.py can train: what differs between Stable Diffusion's UNet and
+Flux's transformer. A caption is one row of token ids for each: those of all its text encoders."""
+
+import torch
+from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention, sample
+from networks_flux import CLIP_TOKENS, FLUX_SIZES, FluxTexts, new_flux, sample_flow
+from safetensors.torch import load_file
+
+T5_TOKENS = 32
+CLIP_ROOT = "transformer.text_model."
+CLIP_TABLE = CLIP_ROOT + "embeddings.token_embedding."
+
+
+def clip_ids(texts: list[str]) -> torch.Tensor:
+    """-> (n, 77) int32"""
+    from comfy.sd1_clip import SDTokenizer
+
+    tokenizer = SDTokenizer(embedding_size=128)
+    return _ids(tokenizer, texts)
+
+
+def _ids(tokenizer, texts: list[str]) -> torch.Tensor:
+    return torch.tensor(
+        [[pair[0] for pair in tokenizer.tokenize_with_weights(text)[0]] for text in texts],
+        dtype=torch.int32,
+    )
+
+
+def under(tensors: dict, prefix: str) -> dict:
+    """The entries below a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@torch.no_grad()
+def read_clip(stored: dict, text: TextEncoder) -> None:
+    """Puts stored weights into a text encoder; token rows that are not stored stay as they are."""
+    known = {int(row): i for i, row in enumerate(stored[CLIP_TABLE + "rows"])}
+    for name, target in text.checkpoint().items():
+        if name == CLIP_TABLE + "weight":
+            for i, row in enumerate(text.rows.tolist()):
+                if row in known:
+                    target[i] = stored[name][known[row]]
+        elif name != CLIP_TABLE + "rows":
+            target.copy_(stored[name])
+
+
+class StableDiffusion:
+    """Version 1's UNet: noise prediction on 4 channels, CLIP's text at every cross-attention."""
+
+    channels, sizes, vae_prefix = 4, SIZES, "first_stage_model."
+    short = (16, 32)  # tokens while the text is kept short, to save time
+
+    def token_ids(self, texts: list[str]) -> torch.Tensor:
+        return clip_ids(texts)
+
+    def networks(self, config: tuple[dict, dict], ids: torch.Tensor):
+        """config: of `sizes`; ids: every token id in use -> model, text encoder"""
+        unet, text = config
+        return new_unet(unet), TextEncoder(text, ids.unique().cpu())
+
+    def loss(self, unet, text, latents, ids, args) -> torch.Tensor:
+        """Noise prediction, weighted by min(SNR, 5) / SNR (min-SNR, Hang et al. 2023), and where
+        there is more noise than picture by up to `args.layout` times more: places are decided
+        there."""
+        b, device, bf16 = len(latents), latents.device, not args.fp32
+        t = (1000 * torch.rand(b, device=device) ** args.times).long()
+        noise, a = torch.randn_like(latents), ALPHAS.to(device)[t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+        context = text(ids)
+        fast = {"optimized_attention_override": plain_attention}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            predicted = unet(
+                noisy,
+                t,
+                context=context,
+                transformer_options=fast if bf16 and device.type == "cpu" else {},
+            )
+        snr = (a / (1 - a)).flatten()
+        weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, args.layout)
+        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
+
+    def sample(self, unet, text, ids, empty, shape, steps: int) -> torch.Tensor:
+        return sample(unet, text, ids, empty, shape, steps)
+
+    def record(self, config: tuple[dict, dict]) -> dict:
+        unet, text = config
+        return {"version": 1, "unet": unet, "text_encoder": text}
+
+    def tensors(self, unet, text) -> dict[str, torch.Tensor]:
+        out = {"model.diffusion_model." + key: value for key, value in unet.state_dict().items()}
+        return out | {"cond_stage_model." + key: p for key, p in text.checkpoint().items()}
+
+    def read(self, path: str, unet, text) -> None:
+        """Puts the weights of a miniature checkpoint into networks of the same shape."""
+        stored = load_file(path)
+        unet.load_state_dict(under(stored, "model.diffusion_model."))
+        read_clip(under(stored, "cond_stage_model."), text)
+
+
+class Flux:
+    """Flux.1 Schnell's transformer: rectified flow on 16 channels, T5's text, CLIP's pooled one."""
+
+    channels, sizes, vae_prefix = 16, FLUX_SIZES, "vae."
+    short = ()  # all 32 tokens of T5 always
+
+    def token_ids(self, texts: list[str]) -> torch.Tensor:
+        """-> (n, 77 + 32) int32: CLIP's, then T5's"""
+        from comfy.text_encoders.flux import T5XXLTokenizer
+
+        tokenizer = T5XXLTokenizer(tokenizer_data={"t5xxl_min_length": T5_TOKENS})
+        rows = [tokenizer.tokenize_with_weights(text)[0] for text in texts]
+        if (longest := max(map(len, rows))) > T5_TOKENS:
+            raise ValueError(f"a caption has {longest} tokens of T5, more than {T5_TOKENS}")
+        t5 = torch.tensor([[pair[0] for pair in row] for row in rows], dtype=torch.int32)
+        return torch.cat([clip_ids(texts), t5], 1)
+
+    def networks(self, config: tuple[dict, dict, dict], ids: torch.Tensor):
+        model, clip, t5 = config
+        rows = [part.unique().cpu() for part in ids.split([CLIP_TOKENS, T5_TOKENS], 1)]
+        return new_flux(model), FluxTexts(clip, t5, *rows)
+
+    def loss(self, model, text, latents, ids, args) -> torch.Tensor:
+        """Velocity on the straight line from picture to noise; times oftenest in its middle (Esser
+        et al. 2024)."""
+        b, device = len(latents), latents.device
+        t = torch.randn(b, device=device).sigmoid()
+        t = torch.where(torch.rand(b, device=device) < 0.1, torch.rand(b, device=device), t)
+        noise, s = torch.randn_like(latents), t.view(-1, 1, 1, 1)
+        context, pooled = text(ids)
+        with torch.autocast(device.type, torch.bfloat16, enabled=not args.fp32):
+            predicted = model((1 - s) * latents + s * noise, t, context, pooled)
+        return (predicted.float() - (noise - latents)).square().mean()
+
+    def sample(self, model, text, ids, empty, shape, steps: int) -> torch.Tensor:
+        return sample_flow(model, text, ids, empty, shape, steps)
+
+    def record(self, config: tuple[dict, dict, dict]) -> dict:
+        model, clip, t5 = config
+        texts = {"clip_l": clip, "t5xxl": {**t5, "min_length": T5_TOKENS}}
+        return {"version": 2, "family": "flux", "model": model, "text_encoder": texts}
+
+    def tensors(self, model, text) -> dict[str, torch.Tensor]:
+        out = {"model.diffusion_model." + key: value for key, value in model.state_dict().items()}
+        return out | {"text_encoders." + key: p for key, p in text.checkpoint().items()}
+
+    def read(self, path: str, model, text) -> None:
+        stored = load_file(path)
+        model.load_state_dict(under(stored, "model.diffusion_model."))
+        read_clip(under(stored, "text_encoders.clip_l."), text.clip)
+        text.read_t5(under(stored, "text_encoders.t5xxl.transformer."))
+
+
+FAMILIES = {"sd15": StableDiffusion(), "flux": Flux()}
