@@ -21,6 +21,8 @@ from ...formats.miniature_file import (
     read_miniature_tensors,
     split_parts,
 )
+from .miniature_flux import build_flux
+from .miniature_parts import TEXT_KEYS, as_patcher, build_vae, check_keys, load_exactly
 
 # What makes SD1.5's topology: 16 cross-attention layers, in the first three levels and the middle.
 SD15_TOPOLOGY = {
@@ -39,7 +41,6 @@ SD15_TOPOLOGY = {
     "num_head_channels": -1,
 }
 UNET_KEYS = ("model_channels", "channel_mult", "context_dim", "num_heads")
-TEXT_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
 
 
 def load_miniature(path, embedding_directory=None):
@@ -50,8 +51,6 @@ def load_miniature(path, embedding_directory=None):
     config = read_miniature_metadata(path)
     tensors = read_miniature_tensors(path)
     if "family" in config:
-        from .miniature_flux import build_flux
-
         return build_flux(config, split_parts(path, tensors, FLUX_PREFIXES), embedding_directory)
     unet, text, vae = split_parts(path, tensors, (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX))
     return (
@@ -78,30 +77,6 @@ def build_unet(config: dict, state_dict: dict):
         unet_extra_config: dict = {}  # noqa: RUF012  heads come from the configuration
 
     return as_patcher(MiniatureSD15({**SD15_TOPOLOGY, **config}), state_dict, "UNet")
-
-
-def as_patcher(model_config, state_dict: dict, what: str):
-    """A model of ComfyUI with these weights, all of them, -> its ModelPatcher, in the dtype that
-    ComfyUI would choose. model_config: of comfy.supported_models."""
-    import comfy.model_management as management
-    import comfy.model_patcher
-    import comfy.utils
-
-    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
-    supported = list(model_config.supported_inference_dtypes)
-    dtype = management.unet_dtype(
-        device=load_device,
-        model_params=comfy.utils.calculate_parameters(state_dict),
-        supported_dtypes=supported,
-        weight_dtype=comfy.utils.weight_dtype(state_dict),
-    )
-    model_config.set_inference_dtype(
-        dtype, management.unet_manual_cast(dtype, load_device, supported)
-    )
-    model = model_config.get_model({}, "", device=offload_device)
-    load_exactly(model.diffusion_model, state_dict, what)
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher(model, load_device=load_device, offload_device=offload_device)
 
 
 def build_clip(config: dict, state_dict: dict, embedding_directory=None):
@@ -142,47 +117,3 @@ def build_clip(config: dict, state_dict: dict, embedding_directory=None):
     )
     load_exactly(clip.cond_stage_model.clip_l, state_dict, "text encoder")
     return clip
-
-
-def build_vae(state_dict: dict):
-    """A TAESD-shaped VAE, `taesd_encoder.*`, `taesd_decoder.*`, `vae_scale`, `vae_shift` ->
-    comfy.sd.VAE."""
-    import comfy.sd
-
-    if "taesd_decoder.1.weight" not in state_dict:
-        raise FileFormatError(
-            "The VAE of this checkpoint is not TAESD-shaped (no 'taesd_decoder.1.weight')."
-        )
-    vae = comfy.sd.VAE(sd=dict(state_dict))
-    load_exactly(vae.first_stage_model, state_dict, "VAE")
-    return vae
-
-
-def load_exactly(module: torch.nn.Module, state_dict: dict, what: str) -> None:
-    """Loads the weights; raises FileFormatError if one is missing, unknown or misshapen."""
-    expected = module.state_dict()
-    missing = [key for key in expected if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in expected]
-    wrong = [
-        f"{key} is {tuple(state_dict[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state_dict and state_dict[key].shape != expected[key].shape
-    ]
-    for problem, found in (
-        ("lacks", missing),
-        ("has unknown", unexpected),
-        ("has misshapen", wrong),
-    ):
-        if found:
-            raise FileFormatError(
-                f"The {what} {problem} weights: {'; '.join(found[:3])} ({len(found)} in all). "
-                "Weights and configuration do not belong together."
-            )
-    module.load_state_dict(state_dict)
-
-
-def check_keys(config: dict, keys: tuple, what: str) -> None:
-    """Raises FileFormatError if the configuration lacks one of the keys."""
-    missing = [key for key in keys if key not in config]
-    if missing:
-        raise FileFormatError(f"The {what} configuration lacks: {', '.join(missing)}.")

@@ -17,7 +17,7 @@ from ...formats.miniature_file import (
     TOKEN_TABLE,
     complete_token_table,
 )
-from .miniature import TEXT_KEYS, as_patcher, build_vae, check_keys, load_exactly
+from .miniature_parts import TEXT_KEYS, as_patcher, build_vae, check_keys, load_exactly
 
 FLUX_TOPOLOGY = {
     "image_model": "flux",
