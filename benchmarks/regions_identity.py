@@ -5,7 +5,7 @@ scripts/bench regions_identity [--methods stack hooks fused composer ...] [--cou
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
 attention on one fused model of all concepts of the folder; fused-prompt: that model with the one
-prompt, without regions. composer: Composer Attention Patch as it comes. composer-no-X: without
+prompt, without regions. composer: Composer: Regional LoRA as it comes. composer-no-X: without
 one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but injection and
 isolation). composer-paper, composer-reference: its other injections.
 
@@ -170,7 +170,7 @@ def composer(base, question, args, settings):
 
 
 def settings_of(method: str, args) -> ComposerSettings:
-    """What Composer Attention Patch would be given."""
+    """What Composer: Regional LoRA would be given."""
     off = method.removeprefix("composer-no-")
     terms = {name: float(name != off) for name in ("enhancement", "fill", "restriction")}
     chosen = {"terms": GuidanceTerms(**terms), "resolution": args.maps}

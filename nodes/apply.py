@@ -13,12 +13,12 @@ class ApplyConcepts(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_ApplyConcepts",
-            display_name="Apply Concepts",
+            display_name="Apply Concepts (Mix of Show)",
             category=f"{CATEGORY}/load",
             description="Gives a MODEL and CLIP the concepts: the stock text encode node then "
             "understands their tokens, the stock samplers draw them. Several concepts are summed "
             "by their strengths, which blurs them; use Fuse Concepts to keep them apart.",
-            search_aliases=["mix of show", "apply lora", "edlora"],
+            search_aliases=["mix of show", "apply lora", "edlora", "character lora"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),

@@ -21,12 +21,22 @@ class ComposerAttention(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_ComposerAttention",
-            display_name="Composer Attention Patch",
+            display_name="Composer: Regional LoRA, Two Characters",
             category=f"{CATEGORY}/compose",
             description="Several concepts in one picture without merging them: each acts in its "
             "own region alone, and the latent is led to show each concept in its box "
             "(LoRA-Composer). Works with the stock samplers.",
-            search_aliases=["mix of show", "lora composer", "multi concept", "regional lora"],
+            search_aliases=[
+                "mix of show",
+                "lora composer",
+                "multi concept",
+                "regional lora",
+                "two characters",
+                "multiple characters",
+                "character lora",
+                "multi character",
+                "attention couple",
+            ],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),
@@ -122,7 +132,7 @@ class ComposerAttention(io.ComfyNode):
                 io.Model.Output(tooltip="Connect this to the sampler."),
                 io.Clip.Output(tooltip="For the global prompts, positive and negative."),
                 MosComposerLog.Output(
-                    display_name="log", tooltip="For Composer Attention Maps, after sampling."
+                    display_name="log", tooltip="For Attention Maps (Composer), after sampling."
                 ),
             ],
         )
@@ -162,14 +172,14 @@ class ComposerMaps(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_ComposerMaps",
-            display_name="Composer Attention Maps",
+            display_name="Attention Maps (Composer)",
             category=f"{CATEGORY}/compose",
-            description="What Composer Attention Patch saw while it led the latent: each region's "
+            description="What Composer: Regional LoRA saw while it led the latent: each region's "
             "attention maps over the steps, and how the loss fell.",
             search_aliases=["mix of show", "attention map", "loss curve"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                MosComposerLog.Input("log", tooltip="From Composer Attention Patch."),
+                MosComposerLog.Input("log", tooltip="From Composer: Regional LoRA."),
                 io.Latent.Input(
                     "samples", tooltip="What the sampler made with its MODEL, so that it is done."
                 ),

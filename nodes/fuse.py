@@ -19,12 +19,12 @@ class FuseConcepts(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_FuseConcepts",
-            display_name="Fuse Concepts",
+            display_name="Fuse Concepts (Merge LoRAs)",
             category=f"{CATEGORY}/fuse",
             description="Fuses several concepts into one MODEL and CLIP that draw all of them "
             "(Mix-of-Show, gradient fusion), solved exactly. Stock text encode and sampler nodes "
             "then understand every concept's tokens.",
-            search_aliases=["mix of show", "merge lora", "gradient fusion", "combine concepts"],
+            search_aliases=["mix of show", "merge lora", "gradient fusion", "combine lora"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),

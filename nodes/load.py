@@ -18,11 +18,11 @@ class LoadEDLoRA(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_LoadEDLoRA",
-            display_name="Load ED-LoRA",
+            display_name="Load ED-LoRA (Character LoRA)",
             category=f"{CATEGORY}/load",
             description="Reads a concept (ED-LoRA): the reference's .pth or this pack's "
             ".safetensors. Chain several to load several concepts.",
-            search_aliases=["mix of show", "concept", "lora", "edlora", "ed-lora"],
+            search_aliases=["mix of show", "concept", "lora", "edlora", "character lora"],
             inputs=[
                 io.Combo.Input(
                     "lora_name",

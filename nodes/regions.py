@@ -1,4 +1,4 @@
-"""Regions: Region Layout, Region From Mask, Regions From Colour Mask, Regions From Boxes."""
+"""Regions: Region Layout, From Mask, From Colour Mask, From Bounding Boxes."""
 
 from comfy_api.latest import io, ui
 
@@ -32,10 +32,10 @@ class RegionLayout(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_RegionLayout",
-            display_name="Region Layout",
+            display_name="Region Layout (Regional Prompt)",
             category=f"{CATEGORY}/regions",
             description="Draw boxes or masks on the picture and give each a prompt of its own.",
-            search_aliases=["mix of show", "regional prompt", "boxes", "bounding boxes", "couple"],
+            search_aliases=["mix of show", "regional prompt", "boxes", "bounding box", "couple"],
             inputs=[
                 io.Int.Input("width", **SIZE, tooltip="Width of the picture in pixels."),
                 io.Int.Input("height", **SIZE, tooltip="Height of the picture in pixels."),
@@ -175,11 +175,11 @@ class RegionsFromBoxes(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_RegionsFromBoxes",
-            display_name="Regions From Boxes",
+            display_name="Regions From Bounding Boxes",
             category=f"{CATEGORY}/regions",
             description="One region for each bounding box, from ComfyUI's own nodes that make "
             "such boxes (in versions that have them) or from JSON, with a line of prompts each.",
-            search_aliases=["mix of show", "bounding boxes", "bbox", "detection"],
+            search_aliases=["mix of show", "bounding box", "bbox", "detection"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.MultiType.Input(

@@ -34,7 +34,7 @@ class RegionalAttention(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_RegionalAttention",
-            display_name="Regional Attention Patch",
+            display_name="Regional Attention Patch (Couple)",
             category=f"{CATEGORY}/regions",
             description="Gives a MODEL regions with prompts of their own, for any sampler. All are "
             "drawn in one pass (Mix-of-Show). Needs no LoRA; with fused concepts each box shows "
@@ -63,11 +63,11 @@ class RegionalSampler(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_RegionalSampler",
-            display_name="Regional Sampler",
+            display_name="Regional Sampler: Multiple Characters",
             category=f"{CATEGORY}/regions",
             description="Regional Attention Patch and KSampler in one: samples a latent in which "
             "each region follows a prompt of its own.",
-            search_aliases=["mix of show", "regional prompt", "ksampler", "sample"],
+            search_aliases=["mix of show", "regional prompt", "ksampler", "two characters"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(

@@ -1,4 +1,4 @@
-"""Composer Attention Patch and Composer Attention Maps, from concepts to pictures."""
+"""Composer: Regional LoRA and Attention Maps (Composer), from concepts to pictures."""
 
 import pytest
 import torch

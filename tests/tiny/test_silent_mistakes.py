@@ -71,9 +71,7 @@ def test_a_negative_prompt_of_the_right_clip_is_enough(unet, clip, loaded, told)
 
 def test_a_model_with_concepts_and_a_clip_without_is_refused_or_told(applied, clip, told):
     model, text = applied
-    with pytest.raises(
-        ConceptTokenError, match=r"names <a1>.*CLIP output"
-    ):
+    with pytest.raises(ConceptTokenError, match=r"names <a1>.*CLIP output"):
         RegionalAttention.execute(model, clip, two())
     RegionalAttention.execute(model, clip, two("a cat", "a dog"))
     assert "the CLIP is one without" in told[-1]
@@ -118,9 +116,7 @@ def test_a_layout_of_another_shape_than_the_picture_is_told(unet, clip, applied,
 
 
 def test_apply_concepts_before_the_composer_is_refused_with_the_cure(applied, loaded):
-    with pytest.raises(
-        ConceptTokenError, match=r"holds the concept 'edlora_a'.*base MODEL"
-    ):
+    with pytest.raises(ConceptTokenError, match=r"holds the concept 'edlora_a'.*base MODEL"):
         compose(*applied, loaded, two())
 
 

@@ -12,6 +12,6 @@ def check_base(clip, concepts: Concepts) -> None:
         if any(token.casefold() in known for token in entry.concept.tokens):
             raise ConceptTokenError(
                 f"the CLIP already holds the concept '{entry.concept.name}', from Apply Concepts "
-                "or a fusion, for the whole picture. Composer Attention Patch puts each concept "
+                "or a fusion, for the whole picture. Composer: Regional LoRA puts each concept "
                 "into its region by itself: connect the base MODEL and CLIP, from the checkpoint"
             )

@@ -1,0 +1,63 @@
+// What a newcomer meets first: node search, sockets, templates. node tests/web/first_use.mjs ...
+
+import { address, build, open, page, report, seen, shot } from "./page.mjs";
+
+const WORDS = process.env.MOS_SEARCH_WORDS.split(",");
+
+/** The nodes that the editor's search offers for some words, the first ones. */
+async function search(words) {
+  await page.evaluate(() => app.extensionManager.command.execute("Workspace.SearchBox.Toggle"));
+  const field = page.locator(".comfy-vue-node-search-container input").first();
+  await field.waitFor();
+  await field.fill(words);
+  await page.waitForTimeout(700);
+  const found = page.locator(".comfy-vue-node-search-container [role=option]");
+  const names = (await found.allInnerTexts()).slice(0, 8).map((text) => text.split("\n")[0].trim());
+  await page.keyboard.press("Escape");
+  await page.waitForTimeout(200);
+  return names;
+}
+
+/** The colour that a socket of a type has: of the canvas's table, or of the dot in the page. */
+async function socketColors(types) {
+  await build({
+    load: ["MOS_LoadEDLoRA"],
+    layout: ["MOS_RegionLayout"],
+    fuse: ["MOS_FuseConcepts", {}, { concepts: ["load", 0] }],
+    composer: ["MOS_ComposerAttention", {}, { regions: ["layout", 0] }],
+  });
+  await page.waitForTimeout(800);
+  await shot("sockets");
+  return page.evaluate((wanted) => {
+    const vue = app.extensionManager.setting.get("Comfy.VueNodes.Enabled");
+    const link = app.canvas.constructor.link_type_colors;
+    const dot = (type) => {
+      const probe = document.body.appendChild(document.createElement("i"));
+      probe.style.backgroundColor = `var(--color-datatype-${type})`;
+      const color = getComputedStyle(probe).backgroundColor;
+      probe.remove();
+      return color;
+    };
+    return Object.fromEntries(
+      wanted.map((type) => [
+        type,
+        [link[type], vue ? dot(type) : app.canvas.default_connection_color_byType[type]],
+      ])
+    );
+  }, types);
+}
+
+await report(async () => {
+  await open();
+  const types = ["MOS_CONCEPTS", "MOS_REGIONS", "MOS_FUSED", "MOS_COMPOSER_LOG"];
+  seen.colors = await socketColors(types);
+  seen.dots = await page.evaluate(() =>
+    [...document.querySelectorAll(".slot-dot")].map((dot) => getComputedStyle(dot).backgroundColor)
+  );
+  seen.found = {};
+  for (const words of WORDS) seen.found[words] = await search(words);
+  await page.evaluate(() => app.extensionManager.setting.set("Comfy.ColorPalette", "light"));
+  await page.waitForTimeout(800);
+  seen.light = await socketColors(types);
+  await page.evaluate(() => app.extensionManager.setting.set("Comfy.ColorPalette", "dark"));
+});
