@@ -6,12 +6,15 @@ ComfyUI; paths and keys are those of ComfyUI's state dicts, which are the names 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE, TEXT, BOTH, SAMPLE = "image", "text", "both", "sample"  # streams
+WORD = "word"  # stream: several rows for each token of a text
 CROSS, JOINT = "cross", "joint"  # kinds of attention layers
+ALONE_IMAGE, ALONE_TEXT, ALONE_WORD = "image alone", "text alone", "word alone"  # what else attends
 TEXT_ENCODER, KEYS_VALUES, OTHERS = "text encoder", "keys and values", "others"  # stages
 ATTENTION, FEED_FORWARD, PROJECTION = "attention", "feed forward", "projection"  # parts
 CONVOLUTION, EMBEDDING = "convolution", "embedding"
@@ -39,8 +42,9 @@ class AttentionLayer:
 class Role:
     """What a linear layer or convolution is to a method.
 
-    stream: whose tokens pass through it: "image", "text", "both" (text, then image) or "sample"
-      (one row per picture: time, guidance, pooled text).
+    stream: whose tokens pass through it: "image", "text", "both" (text, then image), "word" (text,
+      several rows a token) or "sample" (rows of the picture as a whole: time, guidance, pooled
+      text).
     group: layers of one group have the same input (to_k and to_v of a cross-attention).
     stage: when fusion solves it: "text encoder", "keys and values", "others".
     part: what it belongs to: "attention", "feed forward", "projection", "convolution", "embedding".
@@ -79,6 +83,34 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class TokenSequence:
+    """How a diffusion transformer lays out its tokens and where they can be reached.
+
+    attention: pattern of the paths of modules that attend once per call -> what attends there:
+      "joint", "cross", "image alone", "text alone" or "word alone". Paths below the model.
+    positions: path of the module that is given the tokens' positions, (batch, tokens, axes); empty:
+      there is none, or the text has no positions.
+    counts_on: the image's first axis goes on counting where the text ends.
+    padded_behind: path of the module behind which each text is padded to a multiple of the model's
+      `pad_tokens_multiple` with its `cap_pad_token`, and the image alike; empty: never.
+    references: reference pictures are tokens behind the image's.
+    """
+
+    attention: Mapping[str, str]
+    positions: str = ""
+    counts_on: bool = False
+    padded_behind: str = ""
+    references: bool = False
+
+    def attends(self, path: str) -> str | None:
+        """What attends in a module; None: it does not attend by itself."""
+        for pattern, kind in self.attention.items():
+            if re.fullmatch(pattern, path):
+                return kind
+        return None
+
+
+@dataclass(frozen=True)
 class Family:
     """A kind of model.
 
@@ -92,8 +124,7 @@ class Family:
     recompute: classes of blocks worth recomputing in a backward pass.
     file_marks: regular expressions; a LoRA file one of whose module names (dots and underscores
       alike, as "_") has one of them inside is of this family. The first family that says so wins.
-    tokens: for joint layers, (text tokens, image rows, image columns) -> (first text token, number
-      of text tokens, first image token) in the layer's sequence; None for cross-attention.
+    sequence: of a diffusion transformer; None for a UNet, whose feature maps are its tokens.
     layerwise: its concept files may have an embedding per layer.
     """
 
@@ -112,5 +143,5 @@ class Family:
     )
     recompute: tuple[str, ...] = ()
     file_marks: tuple[str, ...] = ()
-    tokens: Callable[[int, int, int], tuple[int, int, int]] | None = None
+    sequence: TokenSequence | None = None
     layerwise: bool = False

@@ -22,8 +22,6 @@ transformer_options (for blocks that are computed again in a backward pass).
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import comfy.patcher_extension
-
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
 from ...compose.isolation import ISOLATIONS
@@ -32,54 +30,56 @@ from ...families import AttentionLayer, family_of
 from ...families.rows import BLOCKS, row_counts
 from .cross import RegionalPass
 from .hooks import injected
+from .joint import JointRegions
+from .joint_run import BY_AREA, PICTURE_LAYERS
 from .map_recorder import KEEP, RECORDER
 from .run import Deltas, Places, RegionalRun, Texts, attention_path
-
-KEY = "mix_of_show_regional"  # of our wrappers on a ModelPatcher
-HOOKED = "mix_of_show_hooked"  # key in transformer_options: weights change between steps
-WrappersMP = comfy.patcher_extension.WrappersMP
+from .wrappers import KEY, RegionalWrappers, WrappersMP
 
 
 def add_regional_attention(
-    model, drawn: Sequence[Drawn], injection: str = "full", isolation: str = "off"
+    model,
+    drawn: Sequence[Drawn],
+    injection: str = "full",
+    isolation: str = "off",
+    picture_layers: str = BY_AREA,
 ):
     """A clone of the ModelPatcher that samples with regions.
 
     drawn: each region with its text and the concept that is bound to this model. injection: of
-    INJECTIONS. isolation: of ISOLATIONS. Without regions the model stays as it is. Raises
-    ArchitectureError if a text does not fit the model, RegionError if it has regions already.
+    INJECTIONS, for UNets; all layers of a transformer get their deltas. isolation: of ISOLATIONS.
+    picture_layers: of PICTURE_LAYERS, for transformers. Without regions the model stays as it is.
+    Raises ArchitectureError for a model of no known family or a text that does not fit it,
+    RegionError if it has regions already.
     """
     assert isolation in ISOLATIONS
-    config = model.model.model_config.unet_config
-    _, layers = family_of(config)
-    width = config["context_dim"]
-    for one in drawn:
-        for text in (one.text.positive, one.text.negative):
-            check_text(text, one.region.name, width, layers)
+    assert picture_layers in PICTURE_LAYERS
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
         raise RegionError(
             "this MODEL has regions already, from a Regional Attention Patch, Regional Sampler or "
             "Composer node before this one; chain the layouts by their 'regions' input and use one "
             "such node"
         )
+    config = model.model.model_config.unet_config
+    family, layers = family_of(config)
+    wrappers: RegionalWrappers
+    if family.sequence is not None:
+        wrappers = JointRegions(family, drawn, isolation, picture_layers)
+    else:
+        for one in drawn:
+            for text in (one.text.positive, one.text.negative):
+                check_text(text, one.region.name, config["context_dim"], layers)
+        cross = [attention_path(layer) for layer in layers]
+        inside = Injection(injection, drawn, cross)
+        wrappers = RegionalAttention(layers, config["context_dim"], drawn, inside, isolation)
     patched = model.clone()
-    if not any(one.region.weight > 0 for one in drawn):
-        return patched
-    cross = [attention_path(layer) for layer in layers]
-    attention = RegionalAttention(
-        layers, width, drawn, Injection(injection, drawn, cross), isolation
-    )
-    for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, attention.sample),
-        (WrappersMP.APPLY_MODEL, attention.note_hooks),
-        (WrappersMP.DIFFUSION_MODEL, attention.run_unet),
-    ):
-        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    if any(one.region.weight > 0 for one in drawn):
+        wrappers.put_on(patched)
     return patched
 
 
-class RegionalAttention:
-    """The three wrappers of a model with regions. Holds no module and no weight of the model.
+class RegionalAttention(RegionalWrappers):
+    """The wrappers of a UNet with regions.
 
     layers: of the model, in running order. width: of its text.
     """
@@ -92,43 +92,23 @@ class RegionalAttention:
         injection: Injection,
         isolation: str,
     ):
+        super().__init__(self._new_run)
         self.layers, self.width = layers, width
         self.drawn = tuple(drawn)
         self.injection = injection
         self.isolation = isolation
         self.transformers = list(dict.fromkeys(layer.path.split(BLOCKS)[0] for layer in layers))
-        self.runs: list[RegionalRun] = []  # the sampling runs that are going on; the last is ours
 
-    def __deepcopy__(self, memo):
-        return self
-
-    def new_run(self) -> RegionalRun:
+    def _new_run(self) -> RegionalRun:
         deltas = Deltas(self.injection)
         texts = Texts(self.drawn, self.layers, self.width, deltas)
         return RegionalRun(Places(self.drawn, self.isolation), deltas, texts)
 
-    def sample(self, executor, *args, **kwargs):
-        """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run."""
-        self.runs.append(self.new_run())
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            self.runs.pop()
-
-    def note_hooks(self, executor, *args, **kwargs):
-        """APPLY_MODEL wrapper: with ComfyUI's hooks, weights may change from step to step."""
-        options = kwargs.get("transformer_options") or (args[5] if len(args) > 5 else None)
-        patcher = getattr(executor.class_obj, "current_patcher", None)
-        if options is not None and getattr(patcher, "current_hooks", None) is not None:
-            options[HOOKED] = True
-        return executor(*args, **kwargs)
-
-    def run_unet(self, executor, x, timesteps=None, context=None, y=None, control=None,
-                 transformer_options=None, **kwargs):  # fmt: skip
+    def run_model(self, executor, x, timesteps=None, context=None, y=None, control=None,
+                  transformer_options=None, **kwargs):  # fmt: skip
         """DIFFUSION_MODEL wrapper: the patches of this call."""
         options = transformer_options or {}
-        lasting = self.runs and not options.get(HOOKED)
-        run = self.runs[-1] if lasting else self.new_run()
+        run = self.run_of(options)
         unet = executor.class_obj
         call = RegionalPass(run, self.layers, unet, options.get(RECORDER))
         with ExitStack() as ours:

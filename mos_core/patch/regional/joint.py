@@ -1,0 +1,166 @@
+"""Regions on a diffusion transformer: one forward pass, texts and deltas of the regions in it.
+
+Each region's text stands in the sequence beside the global one, with the positions and padding that
+it would have alone; who sees whom is `compose/tokens.py`. A concept's deltas act on its region's
+cells and on the region's own words.
+"""
+
+import inspect
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+
+import torch
+
+from ...compose.drawn import Drawn
+from ...errors import RegionError
+from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, JOINT, Family
+from .block import halves_of
+from .joint_attention import OVERRIDE, GroupedAttention
+from .joint_hooks import CallRows, injected
+from .joint_run import ImagePlan, JointRun
+from .joint_texts import join_texts, texts_in_place
+from .wrappers import RegionalWrappers
+
+
+class JointRegions(RegionalWrappers):
+    """The wrappers of a diffusion transformer with regions.
+
+    picture_layers: of PICTURE_LAYERS.
+    """
+
+    def __init__(self, family: Family, drawn: Sequence[Drawn], isolation: str, picture_layers: str):
+        assert family.sequence is not None
+        super().__init__(lambda: JointRun(family, drawn, isolation, picture_layers))
+        self.family = family
+        self.sequence = family.sequence
+
+    def sample(self, executor, *args, **kwargs):
+        """OUTER_SAMPLE wrapper: a run of ours, with nothing compiled."""
+        with eager():
+            return super().sample(executor, *args, **kwargs)
+
+    def note_call(self, executor, *args, **kwargs):
+        """APPLY_MODEL wrapper: the model knows what it makes of a text."""
+        if self.runs:
+            self.runs[-1].texts.base = executor.class_obj
+        return super().note_call(executor, *args, **kwargs)
+
+    def run_model(self, executor, *args, **kwargs):
+        """DIFFUSION_MODEL wrapper: one call with the regions' texts and deltas."""
+        given = Arguments(executor.original, args, kwargs)
+        options = given["transformer_options"] or {}
+        run, model = self.run_of(options), executor.class_obj
+        x, context = given["x"], given["context"]
+        image, multiple = self.plan_image(model, x, given)
+        shown = [bool(part.any()) for part in run.parts(image)]
+        halves = halves_of(options)
+        texts = join_texts(run.texts, context, halves, x, multiple, shown)
+        rows = CallRows(context.shape[0], texts.given[0], texts.padded[0], image)
+
+        def sees(kind, queries, keys):
+            return who_sees(run, kind, texts, image, queries, keys, x.device, context.dtype)
+
+        attention = GroupedAttention(sees, options.get(OVERRIDE))
+        given["context"] = texts.context
+        given["transformer_options"] = {**options, OVERRIDE: attention}
+        mask = given["attention_mask"]
+        if mask is not None:
+            given["attention_mask"] = longer_mask(mask, context.shape[1], texts.context.shape[1])
+        with ExitStack() as stack:
+            stack.enter_context(attention.watching(model, self.sequence))
+            stack.enter_context(texts_in_place(model, self.sequence, texts, image.cells))
+            stack.enter_context(injected(model, run, rows))
+            return executor(*given.args, **given.kwargs)
+
+    def plan_image(self, model, x: torch.Tensor, given: "Arguments") -> tuple[ImagePlan, int]:
+        """The image's tokens, and the multiple to which the model pads."""
+        patch = self.family.latent.patch
+        rows, columns = (-(-side // patch) for side in x.shape[-2:])
+        multiple = getattr(model, "pad_tokens_multiple", None) or 1
+        references = sum(
+            -(-r.shape[-2] // patch) * -(-r.shape[-1] // patch) for r in given["ref_latents"] or ()
+        )
+        if references and not self.sequence.references:
+            raise RegionError(
+                f"regions with reference pictures are not supported on {self.family.title}; leave "
+                "out the reference pictures or the regions"
+            )
+        return ImagePlan(rows, columns, -(rows * columns) % multiple, references), multiple
+
+
+def who_sees(run: JointRun, kind, texts, image: ImagePlan, queries: int, keys: int, device, dtype):
+    """The groups of each chunk of the batch; None: all see all in all of them.
+
+    Raises RegionError if the attention has other tokens than were planned.
+    """
+    text = texts.padded[0].total
+    planned = {
+        ALONE_TEXT: (text, text),
+        ALONE_IMAGE: (image.total, image.total),
+        CROSS: (image.total, text),
+        JOINT: (text + image.total, text + image.total),
+    }[kind]
+    if planned != (queries, keys):
+        raise RegionError(
+            f"an attention has {queries} queries and {keys} keys where regions expect "
+            f"{planned[0]} and {planned[1]}. Another node may merge or cut tokens: take it out, or "
+            "the regions"
+        )
+    groups = [run.groups(kind, plan, image, device, dtype) for plan in texts.padded]
+    if all(own is None for own in groups):
+        return None
+    return groups
+
+
+def longer_mask(mask: torch.Tensor, before: int, after: int) -> torch.Tensor:
+    """A mask of the text's tokens that lets the added ones through."""
+    if mask.shape[-1] != before:
+        raise RegionError(
+            "this conditioning has an attention mask of its own (from a style or reference node), "
+            "which does not go together with regions; leave out that node or the regions"
+        )
+    free = 0.0 if mask.is_floating_point() else 1
+    return torch.nn.functional.pad(mask, (0, after - before), value=free)
+
+
+@contextmanager
+def eager():
+    """Compiled models run as they are written: a compiled graph does not see forward hooks. What
+    was compiled stays so for the runs after."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None:
+        yield
+        return
+    with set_stance("force_eager"):
+        yield
+
+
+class Arguments:
+    """The arguments of a model's forward pass by name, whatever their order."""
+
+    def __init__(self, function, args: tuple, kwargs: dict):
+        self.names = names_of(getattr(function, "__func__", function))
+        self.args = list(args)
+        self.kwargs = dict(kwargs)
+
+    def __getitem__(self, name: str):
+        at = self._at(name)
+        return self.kwargs.get(name) if at is None else self.args[at]
+
+    def __setitem__(self, name: str, value) -> None:
+        at = self._at(name)
+        if at is None:
+            self.kwargs[name] = value
+        else:
+            self.args[at] = value
+
+    def _at(self, name: str) -> int | None:
+        at = self.names.index(name) if name in self.names else None
+        return at if at is not None and at < len(self.args) else None
+
+
+@lru_cache
+def names_of(function) -> tuple[str, ...]:
+    """The parameters of a method, in order, without `self`."""
+    return tuple(inspect.signature(function).parameters)[1:]

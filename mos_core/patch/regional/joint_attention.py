@@ -1,0 +1,125 @@
+"""Who sees whom in the attention of a diffusion transformer, through ComfyUI's own override.
+
+The override is one function for all attentions of a model, so hooks on the modules that attend say
+which is running. What another pack has put there is called for each group of tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from ...compose.tokens import SeenGroup
+from ...errors import RegionError
+from ...families.family import ALONE_WORD, TokenSequence
+from .block import rows_of
+
+OVERRIDE = "optimized_attention_override"  # ComfyUI's key in transformer_options
+Sees = Callable[[str, torch.Tensor, int], Sequence[tuple[SeenGroup, ...]] | None]
+
+
+class GroupedAttention:
+    """The override of one call. sees: (kind, q, keys) -> the groups of each chunk of the batch, or
+    None: all see all. prior: what was there before, or None."""
+
+    def __init__(self, sees: Sees, prior=None):
+        self.sees = sees
+        self.prior = prior
+        self.running: str | None = None
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __call__(self, func, q, k, v, heads, *args, **kwargs):
+        attend = func if self.prior is None else partial(self.prior, func)
+        kind, self.running = self.running, None
+        along = 2 if kwargs.get("skip_reshape") else 1
+        groups = None
+        if kind is not None and kind != ALONE_WORD:
+            groups = self.sees(kind, q.shape[along], k.shape[along])
+        if groups is None:
+            return attend(q, k, v, heads, *args, **kwargs)
+        mask, rest = (args[0], args[1:]) if args else (kwargs.pop("mask", None), ())
+        kwargs = {**kwargs, **dict(zip(("attn_precision",), rest, strict=False))}
+        if all(own is groups[0] for own in groups[1:]):
+            return attend_groups(attend, q, k, v, heads, mask, groups[0], along, kwargs)
+        chunks = []
+        for chunk, own in enumerate(groups):
+            at = rows_of(chunk, groups, q.shape[0])
+            part = mask[at] if mask is not None and len(mask) == len(q) else mask
+            if own is None:
+                chunks.append(attend(q[at], k[at], v[at], heads, mask=part, **kwargs))
+            else:
+                chunks.append(
+                    attend_groups(attend, q[at], k[at], v[at], heads, part, own, along, kwargs)
+                )
+        return torch.cat(chunks)
+
+    def begins(self, kind: str) -> None:
+        """A module that attends begins to run."""
+        if self.running is not None:
+            raise RegionError(
+                "another pack has replaced this model's attention by one that does not ask "
+                "ComfyUI's attention override, so regions have no effect in it; take that pack's "
+                "node out, or the regions"
+            )
+        self.running = kind
+
+    @contextmanager
+    def watching(self, model: torch.nn.Module, sequence: TokenSequence) -> Iterator[None]:
+        """Hooks that say which attention is running, for one call of the model."""
+        handles = []
+        try:
+            for path, module in model.named_modules():
+                kind = sequence.attends(path)
+                if kind is not None:
+                    handles.append(module.register_forward_pre_hook(self._note(kind)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(self, kind: str):
+        def hook(module, args):
+            self.begins(kind)
+
+        return hook
+
+
+def attend_groups(attend, q, k, v, heads, mask, groups, along: int, options) -> torch.Tensor:
+    """Each group's queries to its keys. along: the tokens' axis of q, k and v."""
+    count = q.shape[along]
+    axis = 2 if options.get("skip_output_reshape") else 1
+    out = None
+    for group in groups:
+        whole = group.keys is None
+        keys, values = (t if whole else t.index_select(along, group.keys) for t in (k, v))
+        if len(group.queries) == count:
+            return attend(q, keys, values, heads, mask=_mask(mask, group, count), **options)
+        own = attend(
+            q.index_select(along, group.queries),
+            keys,
+            values,
+            heads,
+            mask=_mask(mask, group, count),
+            **options,
+        )
+        if out is None:
+            shape = list(own.shape)
+            shape[axis] = count
+            out = own.new_empty(shape)
+        copy = out.index_copy if torch.is_grad_enabled() else out.index_copy_
+        out = copy(axis, group.queries, own)
+    return out
+
+
+def _mask(mask: torch.Tensor | None, group: SeenGroup, count: int) -> torch.Tensor | None:
+    """What of a mask is this group's, and the group's own bias."""
+    if mask is None:
+        return group.bias
+    if group.keys is not None:
+        mask = mask.index_select(-1, group.keys)
+    if mask.ndim > 1 and mask.shape[-2] == count:
+        mask = mask.index_select(-2, group.queries)
+    return mask if group.bias is None else mask + group.bias

@@ -1,0 +1,158 @@
+"""What regions in a diffusion transformer compute once per sampling run: places, gates, groups."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...compose.drawn import Drawn
+from ...compose.injection import Bundle, Gates, Injection, Single, make_bundles, make_gates
+from ...compose.isolation import cell_members
+from ...compose.tokens import (
+    SeenGroup,
+    TextPlan,
+    see_across,
+    see_image,
+    see_jointly,
+    see_texts,
+)
+from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, Family
+from ...records import Site
+from ...regions.region import shares
+from .joint_texts import RegionTexts
+from .once import once
+
+# What of a concept's delta acts where a layer has no tokens but the picture as a whole.
+SKIP, BY_AREA, ALL = "skip", "by area", "all"
+PICTURE_LAYERS = (BY_AREA, SKIP, ALL)
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """Tokens of the image in a sequence: rows * columns cells, then padding, then references."""
+
+    rows: int
+    columns: int
+    padding: int = 0
+    references: int = 0
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def total(self) -> int:
+        return self.cells + self.padding + self.references
+
+
+class JointRun:
+    """The caches of one run.
+
+    picture_layers: of PICTURE_LAYERS. roles: of the sites that have deltas and that the family
+    knows.
+    """
+
+    def __init__(self, family: Family, drawn: Sequence[Drawn], isolation: str, picture_layers: str):
+        self.drawn = drawn
+        self.regions = [one.region for one in drawn]
+        self.injection = Injection("full", drawn)
+        self.roles = {
+            site: role
+            for site in self.injection.elsewhere
+            if (role := family.role(site.path)) is not None
+        }
+        self.isolation = isolation
+        self.picture_layers = picture_layers
+        self.texts = RegionTexts(drawn)
+
+    # --- who sees whom --------------------------------------------------------------------------
+
+    @once
+    def parts(self, image: ImagePlan) -> torch.Tensor:
+        """(regions, image tokens), each region's share of each token; of those that belong to the
+        picture as a whole, its share of the picture."""
+        own = shares(self.regions, image.rows, image.columns).flatten(1)
+        rest = own.mean(1, keepdim=True).expand(-1, image.total - image.cells)
+        return torch.cat([own, rest], 1)
+
+    @once
+    def groups(self, kind: str, plan: TextPlan, image: ImagePlan, device, dtype):
+        """tuple of SeenGroup, on the device; None where all see all."""
+        if kind == ALONE_TEXT:
+            found = see_texts(plan)
+        else:
+            own = cell_members(self.regions, image.rows, image.columns)
+            rest = own.new_zeros(len(own), image.total - image.cells)
+            member = torch.cat([own, rest], 1)
+            if kind == ALONE_IMAGE:
+                found = see_image(member, self.isolation)
+            elif kind == CROSS:
+                found = see_across(plan, member, self.parts(image), self.isolation)
+            else:
+                found = see_jointly(plan, member, self.parts(image), self.isolation)
+        if len(found) == 1 and found[0].keys is None and found[0].bias is None:
+            return None
+        return tuple(_on(group, device, dtype) for group in found)
+
+    # --- deltas ---------------------------------------------------------------------------------
+
+    @once
+    def bundles(self, site: Site, device, dtype) -> tuple[Bundle | Single, ...]:
+        return make_bundles(self.injection.elsewhere[site], device, dtype)
+
+    @once
+    def whole(self, choice: str) -> torch.Tensor:
+        """(concepts,): what of each concept's delta acts on the picture as a whole."""
+        total = torch.zeros(len(self.injection.concepts))
+        grid = ImagePlan(64, 64)
+        for one, area in zip(self.drawn, self.parts(grid).mean(1), strict=True):
+            if one.concept is None or choice == SKIP:
+                continue
+            number, strength = self.injection.numbers[id(one.concept)], one.region.strength
+            if choice == BY_AREA:
+                total[number] += area * strength
+            elif area > 0:
+                total[number] = max(total[number], strength)
+        return total
+
+    @once
+    def in_text(self, plan: TextPlan) -> torch.Tensor:
+        """(concepts, tokens): each concept's share of each token of the texts."""
+        part = torch.zeros(len(self.injection.concepts), plan.total)
+        texts = list(zip(plan.starts, plan.words, strict=True))[1:]
+        for one, (start, (_, room)) in zip(self.drawn, texts, strict=True):
+            if one.concept is not None:
+                number = self.injection.numbers[id(one.concept)]
+                part[number, start : start + room] = one.region.strength
+        return part
+
+    @once
+    def in_image(self, image: ImagePlan) -> torch.Tensor:
+        """(concepts, tokens) of the image."""
+        own = self.injection.shares(image.rows, image.columns)
+        padding = own.mean(1, keepdim=True).expand(-1, image.padding)
+        references = self.whole(self.picture_layers)[:, None].expand(-1, image.references)
+        return torch.cat([own, padding, references], 1)
+
+    @once
+    def gates(self, concepts, ranks, plan: TextPlan | None, image: ImagePlan | None,
+              repeats: int, device, dtype) -> Gates | None:  # fmt: skip
+        """Of a bundle in a sequence of texts, image, or both. repeats: rows per token."""
+        parts = [self.in_text(plan)] if plan is not None else []
+        parts += [self.in_image(image)] if image is not None else []
+        part = torch.cat(parts, 1).repeat_interleave(repeats, 1)
+        return make_gates(concepts, ranks, part, device, dtype)
+
+    @once
+    def whole_gates(self, concepts, ranks, device, dtype) -> Gates | None:
+        """Of a bundle where the picture is one row."""
+        part = self.whole(self.picture_layers)[:, None]
+        return make_gates(concepts, ranks, part, device, dtype)
+
+
+def _on(group: SeenGroup, device, dtype) -> SeenGroup:
+    keys = None if group.keys is None else group.keys.to(device)
+    bias = None if group.bias is None else group.bias.to(device, dtype)
+    return replace(
+        group, queries=group.queries.to(device), keys=keys, bias=bias, texts=group.texts.to(device)
+    )
