@@ -9,6 +9,7 @@ from ..mos_core.compose.report import write_report
 from ..mos_core.compose.schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
 from ..mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
 from ..mos_core.patch.compose.composer import ComposerSettings, apply_composer
+from ..mos_core.patch.regional.joint_run import BY_AREA, PICTURE_LAYERS
 from ..mos_core.patch.regional.notes import tell_at_sampling
 from .progress import teller
 from .schema import CATEGORY, MosComposerLog, MosConcepts, MosRegions, schema
@@ -127,6 +128,15 @@ class ComposerAttention(io.ComfyNode):
                     tooltip="Name of a loaded concept for what lies outside the regions. Encode "
                     "the global prompt with this node's CLIP then.",
                 ),
+                io.Combo.Input(
+                    "picture_layers",
+                    options=list(PICTURE_LAYERS),
+                    default=BY_AREA,
+                    optional=True,
+                    tooltip="Transformers (Flux, Z-Image, Qwen-Image ...): what of a LoRA acts in "
+                    "layers that see the picture as a whole. by area: the region's share of the "
+                    "picture. skip: nothing. all: everything, on the other regions too.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="Connect this to the sampler."),
@@ -143,7 +153,7 @@ class ComposerAttention(io.ComfyNode):
         enhancement=True, enhancement_strength=1.0, fill=True, fill_strength=1.0,
         restriction=True, restriction_strength=1.0, reinitialise=True,
         guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
-        largest_change=LARGEST_CHANGE, background_concept="",
+        largest_change=LARGEST_CHANGE, background_concept="", picture_layers=BY_AREA,
     ) -> io.NodeOutput:  # fmt: skip
         terms = GuidanceTerms(
             enhancement * enhancement_strength,
@@ -158,7 +168,9 @@ class ComposerAttention(io.ComfyNode):
             reinitialise,
             largest_change,
         )
-        settings = ComposerSettings(injection, isolation, guidance, background_concept)
+        settings = ComposerSettings(
+            injection, isolation, guidance, background_concept, picture_layers
+        )
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)
         tell = teller(cls)
         tell("\n".join(notes))

@@ -12,6 +12,7 @@ from ...compose.notes import composer_notes
 from ...compose.settings import GuidanceSettings
 from ...deltas import Delta, LowRank, Whole
 from ...errors import RegionError, nearest_names
+from ...families import family_of
 from ...records import Bound, Concept, Concepts, Site, WeightedConcept
 from ...regions.region import Regions
 from ...text.tokenizer import ConceptTokenizer, concept_table
@@ -19,23 +20,26 @@ from ..apply import apply_concepts, check_fits_model
 from ..host.bind import bind
 from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
+from ..regional.joint_run import BY_AREA
 from ..regional.texts import encode_region_texts
 from ..text.layerwise_clip import vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
 from .checks import check_base
 from .guidance import Guidance, add_guidance
+from .transformer import transformer_notes
 
 
 @dataclass(frozen=True)
 class ComposerSettings:
     """injection: which layers get a concept's delta (compose/injection.py). isolation: regions do
     not see each other in self-attention. background: name of a concept for what lies outside all
-    regions, or empty."""
+    regions, or empty. picture_layers: of PICTURE_LAYERS, for transformers."""
 
     injection: str = "full"
     isolation: bool = True
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     background: str = ""
+    picture_layers: str = BY_AREA
 
 
 def apply_composer(
@@ -61,12 +65,20 @@ def apply_composer(
     if background is not None:
         drawn = without(drawn, bind(model, None, background))
         model, clip = apply_concepts(model, clip, (background,))
+    log = ComposerLog(regions, tuple(region.name for region in regions.regions))
+    isolation = "on" if settings.isolation else "off"
+    choices = settings.injection, isolation, settings.picture_layers
+    family, _ = family_of(model.model.model_config.unet_config)
+    if family.sequence is not None:
+        patched = add_regional_attention(model, drawn, *choices)
+        told = transformer_notes(
+            family, drawn, settings.injection, settings.guidance, settings.picture_layers
+        )
+        return patched, clip, log, (*regions.notes, *notes, *told)
     if settings.guidance.updates:
         model = clone_for_gradients(model)
-    isolation = "on" if settings.isolation else "off"
-    patched = add_regional_attention(model, drawn, settings.injection, isolation)
+    patched = add_regional_attention(model, drawn, *choices)
     add_layerwise_text(patched)
-    log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     add_guidance(patched, Guidance(drawn, settings.guidance, log))
     return patched, clip, log, (*regions.notes, *notes)
 
@@ -121,6 +133,8 @@ def names_any(regions: Regions, entry: WeightedConcept) -> bool:
 
 def token_positions(clip, prompt: str, concept: Concept) -> tuple[int, ...]:
     """Where the concept's tokens stand in the encoded prompt, sections of 77 counted through."""
+    if not concept.tables:
+        return ()
     known = isinstance(clip.tokenizer, ConceptTokenizer)
     base = clip.tokenizer.base if known else clip.tokenizer
     tokenizer = ConceptTokenizer(base, vocabulary_of(clip).extended(concept))
