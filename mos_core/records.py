@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from .adapters import Adapter
 from .deltas import Delta, LowRank
 
 TEXT_PART, UNET_PART = "text_encoder.", "unet."  # how a concept file names its modules
@@ -27,15 +28,17 @@ class Concept:
     family: name in `families.FAMILIES`, or None where the file does not tell.
     metadata: training settings and other facts, JSON-able.
     resume: what an unfinished training needs to go on (optimizer moments by name), or None.
+    unused: names of tensors in the file that mean nothing to this pack -> why.
     """
 
     name: str
     words: tuple[str, ...]
     tables: Mapping[str, Mapping[str, torch.Tensor]]
-    deltas: Mapping[str, Delta]
+    deltas: Mapping[str, Delta | Adapter]
     family: str | None
     metadata: Mapping = field(default_factory=dict)
     resume: Mapping[str, torch.Tensor] | None = None
+    unused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def edlora(
@@ -150,12 +153,14 @@ class Bound:
 
     model, text: site -> delta, shapes checked against the weights; nothing for strength 0.
     left: names of the file that change nothing here -> why. Nothing else of it was left out.
+    maps: deltas of convolutions larger than one cell, which have no rows; see `Convolution.on_map`.
     """
 
     concept: Concept
     model: Mapping[Site, Delta]
     text: Mapping[Site, Delta]
     left: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[Site, Delta] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..mos_core.patch.apply import apply_concepts
+from ..mos_core.patch.apply import MODES, apply_concepts
 from ..mos_core.patch.text.notes import tell_of_plain_text
 from .progress import teller
 from .schema import CATEGORY, MosConcepts, schema
@@ -23,7 +23,16 @@ class ApplyConcepts(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
-                MosConcepts.Input("concepts", tooltip="From Load ED-LoRA; may be a chain."),
+                MosConcepts.Input("concepts", tooltip="From Load ED-LoRA / LoRA; may be a chain."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=MODES[0],
+                    optional=True,
+                    tooltip="merge: into the weights, as ComfyUI's Load LoRA does. beside: next to "
+                    "the layers, which is more exact on weights of low precision (fp8, fp16) and a "
+                    "little slower.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="Connect this to the sampler."),
@@ -34,8 +43,8 @@ class ApplyConcepts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, concepts) -> io.NodeOutput:
-        patched = apply_concepts(model, clip, concepts)
+    def execute(cls, model, clip, concepts, mode=MODES[0]) -> io.NodeOutput:
+        patched = apply_concepts(model, clip, concepts, mode)
         if concepts:  # else these are the inputs themselves
             tell_of_plain_text(*patched, teller(cls))
         return io.NodeOutput(*patched)

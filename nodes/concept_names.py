@@ -9,7 +9,7 @@ import asyncio
 from aiohttp import web
 
 from ..mos_core.errors import MosError
-from ..mos_core.formats import read_concept
+from ..mos_core.formats.concept_file import read_words
 from ..mos_core.formats.fused_file import read_fused
 from .folders import FUSED, fingerprint, path_of
 
@@ -24,11 +24,15 @@ def concepts_in(kind: str, name: str) -> list[dict]:
     key = kind, name, fingerprint(kind, name)
     if key not in _answers:
         path = path_of(kind, name)
-        concepts = read_fused(path).concepts if kind == FUSED else (read_concept(path),)
+        found = fused_words(path) if kind == FUSED else [read_words(path)]
         if len(_answers) >= KEPT:
             _answers.clear()
-        _answers[key] = [{"name": c.name, "tokens": list(c.tokens)} for c in concepts]
+        _answers[key] = [{"name": name, "tokens": list(words)} for name, words in found]
     return _answers[key]
+
+
+def fused_words(path) -> list[tuple[str, tuple[str, ...]]]:
+    return [(concept.name, concept.tokens) for concept in read_fused(path).concepts]
 
 
 async def answer(request) -> web.Response:

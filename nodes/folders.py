@@ -18,7 +18,8 @@ DEMO_FOLDERS = {
     FUSED: PACK / "demo" / "models" / "fused",
 }
 DEMO_TRAINING = PACK / "demo" / "concepts"
-CONCEPT_ENDINGS = (".safetensors", ".pth")
+CONCEPT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".sft")
+EMBEDDING = "embedding: "  # prefix of the names of textual inversions, in the list of concepts
 
 
 def register_folders() -> None:
@@ -41,6 +42,14 @@ def list_files(kind: str, endings: tuple[str, ...]) -> list[str]:
     return names
 
 
+def list_concepts() -> list[str]:
+    """Names of what Load ED-LoRA / LoRA reads: LoRAs, textual inversions, the pack's demo last."""
+    loras = list_files("loras", CONCEPT_ENDINGS)
+    embeddings = [EMBEDDING + name for name in list_files("embeddings", CONCEPT_ENDINGS)]
+    own = [name for name in loras if not name.startswith(DEMO)]
+    return [*own, *embeddings, *(name for name in loras if name.startswith(DEMO))]
+
+
 def is_listable(name: str) -> bool:
     """Whether a file's name may stand in a list: the editor's drop-downs take names for HTML."""
     if "<" in name:
@@ -51,6 +60,8 @@ def is_listable(name: str) -> bool:
 
 def path_of(kind: str, name: str) -> Path:
     """The path of a listed name. Raises FileFormatError if it is gone or leaves its folder."""
+    if kind == "loras" and name.startswith(EMBEDDING):
+        return path_of("embeddings", name.removeprefix(EMBEDDING))
     if name.startswith(DEMO):
         folder = DEMO_FOLDERS[kind]
         path = (folder / name.removeprefix(DEMO)).resolve()

@@ -2,11 +2,14 @@
 
 from comfy_api.latest import io, ui
 
-from ..mos_core.formats import read_concept, save_concept
+from ..mos_core.formats import save_concept
 from ..mos_core.formats.concept_file import WRITERS
+from ..mos_core.formats.lora_report import describe_concept
+from ..mos_core.formats.max_rank import cut_concept
 from ..mos_core.patch.host.miniature import load_miniature
+from ..mos_core.patch.host.read import read_any
 from ..mos_core.records import WeightedConcept
-from .folders import CONCEPT_ENDINGS, fingerprint, list_files, path_of, save_folder
+from .folders import fingerprint, list_concepts, list_files, path_of, save_folder
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, schema
 
@@ -18,16 +21,30 @@ class LoadEDLoRA(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="MOS_LoadEDLoRA",
-            display_name="Load ED-LoRA (Character LoRA)",
+            display_name="Load ED-LoRA / LoRA (Character LoRA)",
             category=f"{CATEGORY}/load",
-            description="Reads a concept (ED-LoRA): the reference's .pth or this pack's "
-            ".safetensors. Chain several to load several concepts.",
-            search_aliases=["mix of show", "concept", "lora", "edlora", "character lora"],
+            description="Reads a concept: an ED-LoRA, any LoRA of any trainer (LoRA, LoCon, LoHa, "
+            "LoKr, DoRA, OFT, GLoRA, full), or a textual inversion. Chain several to load several.",
+            search_aliases=[
+                "mix of show",
+                "concept",
+                "lora loader",
+                "character lora",
+                "edlora",
+                "ed-lora",
+                "locon",
+                "lokr",
+                "dora",
+                "textual inversion",
+                "embedding",
+            ],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "lora_name",
-                    options=list_files("loras", CONCEPT_ENDINGS),
-                    tooltip="The concept's file, from the loras folders or the pack's demo.",
+                    options=list_concepts(),
+                    tooltip="The concept's file, from the loras and embeddings folders or the "
+                    "pack's demo.",
                 ),
                 io.Float.Input(
                     "strength_model",
@@ -46,12 +63,39 @@ class LoadEDLoRA(io.ComfyNode):
                     optional=True,
                     tooltip="Concepts loaded before this one; this one is added at the end.",
                 ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    optional=True,
+                    tooltip="What regions call this concept; empty: the file's name.",
+                ),
+                io.String.Input(
+                    "trigger_words",
+                    default="",
+                    optional=True,
+                    tooltip="Words that call an ordinary LoRA, by commas, instead of those that "
+                    "its file names. A region whose prompt has one of them draws this concept.",
+                ),
+                io.Int.Input(
+                    "max_rank",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    tooltip="Cuts every layer of the LoRA to this rank, which makes large ones "
+                    "faster in regions; the report says how much is kept. 0: as it is.",
+                ),
             ],
             outputs=[
                 MosConcepts.Output(display_name="concepts", tooltip="All concepts of the chain."),
                 io.String.Output(
                     display_name="trigger_words",
-                    tooltip="This concept's tokens, as they are written in a prompt.",
+                    tooltip="This concept's words, as they are written in a prompt.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="What the file holds: base model, kind, rank, layers, words, and what "
+                    "was left over.",
                 ),
             ],
         )
@@ -61,10 +105,22 @@ class LoadEDLoRA(io.ComfyNode):
         return fingerprint("loras", lora_name)
 
     @classmethod
-    def execute(cls, lora_name, strength_model, strength_clip, concepts=()) -> io.NodeOutput:
-        concept = read_concept(path_of("loras", lora_name))
+    def execute(
+        cls,
+        lora_name,
+        strength_model,
+        strength_clip,
+        concepts=(),
+        name="",
+        trigger_words="",
+        max_rank=0,
+    ) -> io.NodeOutput:
+        concept = read_any(path_of("loras", lora_name), trigger_words, name)
+        concept, cut = cut_concept(concept, max_rank) if max_rank else (concept, "")
+        report = describe_concept(concept, cut)
         entry = WeightedConcept(concept, strength_model, strength_clip)
-        return io.NodeOutput((*concepts, entry), concept.trigger_words)
+        send_text(cls.hidden.unique_id if cls.hidden else None, report)
+        return io.NodeOutput((*concepts, entry), concept.trigger_words, report)
 
 
 class SaveEDLoRA(io.ComfyNode):

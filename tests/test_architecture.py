@@ -13,9 +13,10 @@ LONGEST = 300  # lines of a file
 ROOMS = {
     "errors": set(),
     "deltas": set(),
+    "adapters": {"deltas"},
     "families": {"errors"},
-    "records": {"deltas"},
-    "formats": {"errors", "deltas", "records", "families"},
+    "records": {"adapters", "deltas"},
+    "formats": {"errors", "adapters", "deltas", "records", "families"},
     "text": {"errors", "records", "families"},
     "regions": {"errors"},
     "train": {"errors", "deltas", "records", "families"},

@@ -105,5 +105,7 @@ class WithBias(Delta):
         bias = self.bias.to(x)[:, None, None]
         if isinstance(self.inner, Convolution):
             return self.inner.on_map(x, module) + bias
-        rows = self.on_rows(x.movedim(1, -1))  # a 1x1 convolution
-        return rows.movedim(-1, 1)
+        if self.inner is None:  # of any convolution: only the size of what it puts out counts
+            strides = [range(0, n, s) for n, s in zip(x.shape[-2:], module.stride, strict=True)]
+            return bias.expand(x.shape[0], -1, *map(len, strides))
+        return self.on_rows(x.movedim(1, -1)).movedim(-1, 1)  # a 1x1 convolution

@@ -50,7 +50,9 @@ class Delta(ABC):
         there: dict[str, Any] = {}
         for part in fields(self):  # type: ignore[arg-type]
             value = getattr(self, part.name)
-            if isinstance(value, (torch.Tensor, Delta)):
+            if isinstance(value, torch.Tensor):  # a copy of an inference tensor is an ordinary one
+                there[part.name] = value.to(device, dtype, copy=value.is_inference())
+            elif isinstance(value, Delta):
                 there[part.name] = value.to(device, dtype)
         return replace(self, **there)  # type: ignore[type-var]
 

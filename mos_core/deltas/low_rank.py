@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from .delta import Delta, times_strength
 from .whole import Whole
 
+OVERSAMPLE, ITERATIONS = 16, 4  # of the subspace iteration
+
 
 @dataclass(frozen=True, eq=False)
 class LowRank(Delta):
@@ -60,6 +62,24 @@ def hadamard(one: LowRank, other: LowRank) -> Delta:
     return LowRank(down, up)
 
 
+def leading_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, ...]:
+    """u (out, k), values (k,), v (k, in), at least the first `rank` of the singular values.
+
+    Large matrices by subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4).
+    """
+    wide = rank + OVERSAMPLE
+    if min(matrix.shape) <= 4 * wide:
+        u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+        return u, values, v
+    generator = torch.Generator(matrix.device).manual_seed(0)
+    start = torch.randn(matrix.shape[1], wide, generator=generator, device=matrix.device)
+    q = torch.linalg.qr(matrix @ start)[0]
+    for _ in range(ITERATIONS):
+        q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q)[0])[0]
+    u, values, v = torch.linalg.svd(q.T @ matrix, full_matrices=False)
+    return q @ u, values, v
+
+
 def cut(delta: Delta, rank: int) -> tuple[Delta, float]:
     """The nearest delta of that rank (Eckart-Young), and the share of the squared norm it keeps.
 
@@ -74,8 +94,8 @@ def cut(delta: Delta, rank: int) -> tuple[Delta, float]:
         u, values, v = torch.linalg.svd(r @ s.T, full_matrices=False)
         u, v = q @ u, v @ p.T
     else:
-        u, values, v = torch.linalg.svd(delta.matrix(), full_matrices=False)
-    total = values.square().sum()
+        u, values, v = leading_svd(delta.matrix(), rank)
+    total = values.square().sum() if isinstance(delta, LowRank) else delta.matrix().square().sum()
     kept = (values[:rank].square().sum() / total).item() if bool(total > 0) else 1.0
     root = values[:rank].sqrt()
     up, down = u[:, :rank] * root, root[:, None] * v[:rank]

@@ -9,14 +9,12 @@ settings, strengths, loss per layer).
 import json
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
-
 from ..errors import FileFormatError
 from ..families.unet import ARCHITECTURES, comfy_text_key, comfy_unet_key
 from ..records import Concept, Fused
-from .parts import check_embeddings, check_finite
+from .parts import check_embeddings
 from .saving import save_numbered
+from .tensor_file import TensorFile, check_finite, write_tensors
 
 FORMAT, VERSION = "mos_fused", 1
 EMB, TEXT, UNET, DIFF = "emb.", "text_encoder.", "unet.", ".diff"
@@ -35,36 +33,29 @@ def save_fused(fused: Fused, folder: Path, prefix: str) -> Path:
         "concepts": json.dumps([{"name": c.name, "tokens": c.tokens} for c in fused.concepts]),
         "fusion": json.dumps(dict(fused.metadata)),
     }
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return save_numbered(
         folder,
         prefix,
         ".safetensors",
-        lambda path: safetensors.torch.save_file(contiguous, path, metadata),
+        lambda path: write_tensors(path, tensors, metadata),
     )
 
 
 def read_fused(path: Path) -> Fused:
     """Reads a fusion. Raises FileFormatError with what was found instead."""
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            if metadata.get("format") != FORMAT:
-                raise FileFormatError(
-                    f"'{path.name}' is not a fusion of this pack ({len(names)} tensors, first "
-                    f"'{next(iter(names), 'none')}'); concepts are loaded with Load ED-LoRA"
-                )
-            if not metadata.get("version", "").isdecimal() or int(metadata["version"]) > VERSION:
-                raise FileFormatError(
-                    f"'{path.name}' has format version {metadata.get('version')!r}; this pack "
-                    f"reads up to {VERSION}, so update the pack"
-                )
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
+    file = TensorFile(path)
+    metadata = file.metadata
+    if metadata.get("format") != FORMAT:
         raise FileFormatError(
-            f"'{path.name}' is empty, truncated or damaged ({error}); get it again"
-        ) from None
+            f"'{path.name}' is not a fusion of this pack ({len(file.shapes)} tensors, first "
+            f"'{next(iter(file.shapes), 'none')}'); concepts are loaded with Load ED-LoRA / LoRA"
+        )
+    if not metadata.get("version", "").isdecimal() or int(metadata["version"]) > VERSION:
+        raise FileFormatError(
+            f"'{path.name}' has format version {metadata.get('version')!r}; this pack "
+            f"reads up to {VERSION}, so update the pack"
+        )
+    tensors = file.read()
     try:
         architecture = ARCHITECTURES[metadata["architecture"]]
         concepts = tuple(

@@ -11,9 +11,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from ..adapters import DOWN, UP
 from ..records import LowRank
-from .parts import DOWN, UP, own
 from .saving import save_numbered
+from .tensor_file import own
 
 
 def save_kohya(

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import torch
 
+from ..adapters import DOWN, UP
 from ..errors import ArchitectureError, FileFormatError
 from ..families.unet import ARCHITECTURES, architecture_by_layers, comfy_text_key, comfy_unet_key
 from ..records import Concept, LowRank
-
-DOWN, UP = ".lora_down.weight", ".lora_up.weight"
+from .tensor_file import check_finite
 
 
 def build_concept(
@@ -26,7 +26,10 @@ def build_concept(
     Raises FileFormatError (halves missing, wrong shapes, non-finite values, unknown modules).
     """
     if not embeddings:
-        raise FileFormatError(describe_lora(name))
+        raise FileFormatError(
+            f"'{name}' has no layer-wise concept embeddings, which an ED-LoRA needs; its file is "
+            "incomplete"
+        )
     check_embeddings(name, embeddings)
     try:
         architecture = architecture_by_layers(next(iter(embeddings.values())).shape[0])
@@ -68,19 +71,6 @@ def check_token(name: str, token: str) -> None:
         raise FileFormatError(
             f"'{name}': {token!r} cannot be a concept token; tokens look like <potter1>: in angle "
             "brackets, without spaces, round brackets, colons or backslashes"
-        )
-
-
-def check_finite(name: str, what: str, tensor: torch.Tensor) -> None:
-    if not tensor.is_floating_point():
-        raise FileFormatError(
-            f"'{name}': {what} is stored as {str(tensor.dtype).removeprefix('torch.')}, expected "
-            "floating-point numbers"
-        )
-    if not bool(torch.isfinite(tensor.float()).all()):  # float8 has no isfinite of its own
-        raise FileFormatError(
-            f"'{name}': {what} holds values that are not finite numbers; the training probably "
-            "diverged, use an earlier save"
         )
 
 
@@ -130,17 +120,3 @@ def flatten_factors(factors: Mapping[str, LowRank], prefix: str = "") -> dict[st
         flat[prefix + module + DOWN] = pair.down
         flat[prefix + module + UP] = pair.up
     return flat
-
-
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy with a storage of its own: files store no views, no shared memory."""
-    with torch.inference_mode(False):
-        return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def describe_lora(name: str) -> str:
-    """What to do with a LoRA that is no ED-LoRA."""
-    return (
-        f"'{name}' has LoRA weights but no layer-wise concept embeddings, so it is an ordinary "
-        "LoRA; load it with ComfyUI's own Load LoRA node"
-    )

@@ -3,43 +3,38 @@
 Read with PyTorch's weights-only unpickler and in no other way.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, SaveError
 from ..records import Concept
-from .parts import build_concept, describe_lora, flatten_factors, own
+from .parts import build_concept, flatten_factors
+from .tensor_file import own, read_pickle
 
 EMBEDDING, TEXT, UNET = "new_concept_embedding", "text_encoder", "unet"
 METADATA = "metadata"  # ours, beside 'params'; the reference ignores it
 
 
-def read_reference(path: Path) -> Concept:
-    """Reads a reference `.pth`. Raises FileFormatError; runs no code from the file."""
-    name = path.stem
-    try:
-        with open(path, "rb") as file:  # given a path, PyTorch goes by the ending
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise FileFormatError(
-            f"'{path.name}' holds Python objects other than tensors, or is damaged. Such a pickle "
-            "could run code, so it was not opened; get it again, or ask for it as .safetensors"
-        ) from None
-    except Exception as error:  # the reader of the archive has no common error type
-        raise FileFormatError(
-            f"'{path.name}' is truncated or damaged ({type(error).__name__}); get it again"
-        ) from None
+def is_reference(content: object) -> bool:
+    """Whether a pickle held an ED-LoRA of the papers' code, whole or in part."""
     params = content.get("params", content) if isinstance(content, Mapping) else None
-    if not isinstance(params, Mapping) or not {EMBEDDING, TEXT, UNET} & set(params):
-        if isinstance(params, Mapping) and any("lora_" in str(key) for key in params):
-            raise FileFormatError(describe_lora(path.name))
+    return isinstance(params, Mapping) and bool({EMBEDDING, TEXT, UNET} & set(params))
+
+
+def read_reference(path: Path, content: object = None) -> Concept:
+    """Reads a reference `.pth`. content: what it held, if it is read already. Raises
+    FileFormatError; runs no code from the file."""
+    name = path.stem
+    content = read_pickle(path) if content is None else content
+    if not is_reference(content):
         raise FileFormatError(
             f"'{path.name}' is not an ED-LoRA: expected 'params' with {EMBEDDING}, {TEXT} and "
             f"{UNET}, found {describe(content)}"
         )
+    assert isinstance(content, Mapping)
+    params = content.get("params", content)
     embeddings, text, unet = (
         tensor_dict(path, key, params.get(key) or {}) for key in (EMBEDDING, TEXT, UNET)
     )
@@ -69,6 +64,11 @@ def describe(value: object) -> str:
 
 def write_reference(concept: Concept, path: Path) -> None:
     """Writes `path` in the reference's layout; the tensors are the concept's, bit for bit."""
+    if len(concept.text) + len(concept.unet) < len(concept.deltas) or not concept.embeddings:
+        raise SaveError(
+            f"'{concept.name}' is not an ED-LoRA of one text encoder, and the papers' "
+            "format holds nothing else; save it as safetensors"
+        )
     content: dict = {
         "params": {
             EMBEDDING: {token: own(t) for token, t in concept.embeddings.items()},

@@ -4,47 +4,64 @@ from ..errors import ArchitectureError
 from ..families import FAMILIES, family_named, family_of
 from ..families.rows import row_counts
 from ..records import Concept, Concepts
-from .host.bind import match_names
+from .host.beside import put_beside_model
+from .host.bind import bind, match_names
 from .host.weights import merge_named
+from .text.beside_clip import put_beside_clip
 from .text.layerwise_clip import add_vocabulary, embedding_widths, vocabulary_of
 from .text.layerwise_model import add_layerwise_text
 
+MERGE, BESIDE = "merge", "beside"
+MODES = (MERGE, BESIDE)
 
-def apply_concepts(model, clip, concepts: Concepts):
+
+def apply_concepts(model, clip, concepts: Concepts, mode: str = MERGE):
     """(MODEL, CLIP) that know the concepts' tokens: `W = W0 + sum_i strength_i * delta_i`.
 
     model: ModelPatcher, clip: comfy.sd.CLIP; neither is changed. The embeddings are always used
     unscaled (Mix-of-Show; strength 0 is the embedding alone). A concept without embeddings is an
-    ordinary LoRA, and acts as ComfyUI's Load LoRA does, bit for bit. Raises ArchitectureError or
-    ConceptTokenError.
+    ordinary LoRA, and acts as ComfyUI's Load LoRA does, bit for bit. mode "beside": the deltas stay
+    beside the weights. Raises ArchitectureError or ConceptTokenError.
     """
     if not concepts:
         return model, clip
-    return apply_to_model(model, concepts), apply_to_clip(clip, concepts)
+    return apply_to_model(model, concepts, mode), apply_to_clip(clip, concepts, mode)
 
 
-def apply_to_model(model, concepts: Concepts):
+def apply_to_model(model, concepts: Concepts, mode: str = MERGE):
     """A clone of the ModelPatcher with the model's deltas, reading layer-wise text if a concept has
     embeddings."""
     patched = model.clone()
+    deltas = []
     for entry in concepts:
         check_fits_model(entry.concept, model)
-        matched = match_names(model, None, entry.concept)
-        merge_named(patched, entry.concept, matched.model, entry.strength_model)
+        named = match_names(model, None, entry.concept).model
+        if mode == BESIDE:
+            bound = bind(model, None, entry)
+            deltas.append({**bound.model, **bound.maps})
+            named = {name: target for name, target in named.items() if name in bound.left}
+        merge_named(patched, entry.concept, named, entry.strength_model)
+    put_beside_model(patched, tuple(deltas))
     if any(entry.concept.tables for entry in concepts):
         add_layerwise_text(patched)
     return patched
 
 
-def apply_to_clip(clip, concepts: Concepts):
+def apply_to_clip(clip, concepts: Concepts, mode: str = MERGE):
     """A clone of the CLIP with the text encoder's deltas, knowing the concept tokens."""
     vocabulary = vocabulary_of(clip)
     patched = clip.clone()
+    deltas = []
     for entry in concepts:
         check_fits_clip(entry.concept, clip)
         vocabulary = vocabulary.extended(entry.concept)
-        matched = match_names(None, clip, entry.concept)
-        merge_named(patched.patcher, entry.concept, matched.text, entry.strength_clip)
+        named = match_names(None, clip, entry.concept).text
+        if mode == BESIDE:
+            bound = bind(None, clip, entry)
+            deltas.append(bound.text)
+            named = {name: target for name, target in named.items() if name in bound.left}
+        merge_named(patched.patcher, entry.concept, named, entry.strength_clip)
+    put_beside_clip(patched, tuple(deltas))
     if vocabulary.tokens:
         add_vocabulary(patched, vocabulary)
     return patched

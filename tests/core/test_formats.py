@@ -387,7 +387,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         ({"params": {EMBEDDING: [torch.ones(16, 8)]}}, "'new_concept_embedding' should be a table"),
         ({"params": {EMBEDDING: {"<x>": 5}}}, "should be a table of named tensors"),
         ({"params": {EMBEDDING: {7: torch.ones(16, 8)}}}, "should be a table of named tensors"),
-        ({f"lora_unet_{n}": torch.ones(2) for n in range(4)}, "Load LoRA"),
+        ({f"lora_unet_{n}": torch.ones(2) for n in range(4)}, "neither a concept nor a LoRA"),
     ],
 )
 def test_a_pickle_of_something_else_is_refused_with_what_it_holds(content, pattern, tmp_path):
@@ -395,29 +395,13 @@ def test_a_pickle_of_something_else_is_refused_with_what_it_holds(content, patte
     assert_refused(tmp_path / "x.pth", pattern)
 
 
-KOHYA = "lora_unet_mid_block_attentions_0_proj_in"
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {f"{KOHYA}.lora_down.weight": torch.ones(2, 8), f"{KOHYA}.alpha": torch.tensor(2.0)},
-        {"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 8)},
-        {f"{KOHYA}.hada_w1_a": torch.ones(2, 8)},
-    ],
-)
-def test_an_ordinary_lora_is_sent_to_load_lora(tensors, tmp_path):
-    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors", {"format": "pt"})
-    assert_refused(tmp_path / "x.safetensors", "ordinary LoRA.*Load LoRA")
-
-
 @pytest.mark.parametrize("embeddings", [None, {}])
-def test_a_lora_without_embeddings_is_sent_to_load_lora(embeddings, tmp_path):
+def test_an_edlora_without_its_embeddings_is_refused(embeddings, tmp_path):
     path = save_params(tmp_path / "x.pth", embeddings, make_factors(Q_PROJ), make_factors())
-    assert_refused(path, "no layer-wise concept embeddings.*Load LoRA")
+    assert_refused(path, "no layer-wise concept embeddings")
     tensors = {f"unet.{key}": tensor for key, tensor in make_factors().items()}
     path = save_ours(tmp_path / "x.safetensors", tensors, tokens="[]")
-    assert_refused(path, "no layer-wise concept embeddings.*Load LoRA")
+    assert_refused(path, "no layer-wise concept embeddings")
 
 
 @pytest.mark.parametrize(
@@ -425,8 +409,9 @@ def test_a_lora_without_embeddings_is_sent_to_load_lora(embeddings, tmp_path):
     [
         ({"model.diffusion_model.out.2.bias": torch.ones(4)}, {}, "checkpoint loader"),
         ({"x": torch.ones(4)}, {"mos_miniature": "{}"}, "checkpoint loader"),
-        ({"emb_params": torch.ones(2, 8)}, {}, "not an ED-LoRA: 1 tensors, first 'emb_params'"),
-        ({}, {}, "not an ED-LoRA: 0 tensors"),
+        ({"x.weight": torch.ones(2, 8)}, {}, "neither a concept nor a LoRA.*1 tensors, first 'x.w"),
+        ({}, {}, "neither a concept nor a LoRA.*: 0 tensors"),
+        ({"unet.x.diff": torch.ones(4)}, {"format": "mos_fused"}, "Load Fused Concepts"),
         ({f"{EMBEDDING}.<x>": torch.ones(16, 8)}, {}, "load the .pth"),
     ],
 )
@@ -435,7 +420,7 @@ def test_another_kind_of_safetensors_file_is_told_what_it_is(tensors, metadata, 
     assert_refused(tmp_path / "x.safetensors", pattern)
 
 
-@pytest.mark.parametrize("version", ["0", "2", "1.5", "", "-1", "²", "9" * 5000])
+@pytest.mark.parametrize("version", ["0", "3", "1.5", "", "-1", "²", "9" * 5000])
 def test_an_unknown_version_is_refused(version, tmp_path):
     path = save_ours(tmp_path / "x.safetensors", our_tensors(), version=version)
     assert_refused(path, "format version.*update the pack")
@@ -561,5 +546,5 @@ def test_a_big_file_of_another_kind_is_refused_without_reading_its_tensors(tmp_p
     def fail(tensor):
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr("mix_of_show.mos_core.formats.safetensors_edlora.own", fail)
+    monkeypatch.setattr("mix_of_show.mos_core.formats.tensor_file.own", fail)
     assert_refused(path, "is a checkpoint")

@@ -49,15 +49,15 @@ def input_of(node, name):
 
 
 def test_loading_gives_the_concept_its_strengths_and_its_trigger_words(loras):
-    (entry,), words = load("a.pth", 0.7, -0.2)
+    (entry,), words, _ = load("a.pth", 0.7, -0.2)
     assert words == "<a1> <a2>"
     assert (entry.strength_model, entry.strength_clip) == (0.7, -0.2)
     assert entry.concept.name == "a"
 
 
 def test_loaders_chain_in_their_order_and_leave_the_earlier_chain_alone(loras):
-    first, _ = load("a.pth")
-    second, words = load(os.path.join("sub", "B.PTH"), concepts=first)
+    first, *_ = load("a.pth")
+    second, words, _ = load(os.path.join("sub", "B.PTH"), concepts=first)
     assert [entry.concept.tokens[0] for entry in second] == ["<a1>", "<b1>"]
     assert words == "<b1> <b2>"
     assert len(first) == 1

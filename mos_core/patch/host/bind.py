@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...deltas import Delta
+from ...adapters import BIAS, Adapter
+from ...deltas import Convolution, Delta, WithBias
 from ...errors import ArchitectureError
+from ...families import family_named, family_of
 from ...records import Bound, Concept, Site, WeightedConcept
+from .based import bound_delta
+from .fit import check_site, has_bias
 from .names import ModelNames, Target, is_text_name, names_of_clip, names_of_model
-from .weights import check_site
 
 NOT_HERE = "this model has no such layer"
 NO_CLIP = "belongs to a text encoder, and there is none here"
+NO_BIAS = "this layer has no bias in this model"
 NO_MODEL = "belongs to the model, and there is none here"
+TWICE = "is the same layer as another name of the file, which is used"
+OTHER_UNET = "sd"  # a family of many kinds of UNets
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,26 +42,38 @@ def bind(model, clip, entry: WeightedConcept) -> Bound:
     it found in the model, or a module of an ED-LoRA that is missing.
     """
     concept, matched = entry.concept, match_names(model, clip, entry.concept)
-    return Bound(
-        concept,
-        _at_sites(model, concept, matched.model, entry.strength_model),
-        _at_sites(getattr(clip, "patcher", None), concept, matched.text, entry.strength_clip),
-        matched.left,
-    )
+    left = dict(matched.left)
+    on_model = _at_sites(model, concept, matched.model, entry.strength_model, left)
+    coder = getattr(clip, "patcher", None)
+    on_text = _at_sites(coder, concept, matched.text, entry.strength_clip, left)
+    maps = {site: delta for site, delta in on_model.items() if _is_convolution(delta)}
+    rows = {site: delta for site, delta in on_model.items() if site not in maps}
+    return Bound(concept, rows, on_text, left, maps)
+
+
+def _is_convolution(delta: Delta) -> bool:
+    return isinstance(delta.inner if isinstance(delta, WithBias) else delta, Convolution)
 
 
 def match_names(model, clip, concept: Concept) -> Matched:
     """Where every delta of the concept goes; model and clip as for bind, and so are the errors."""
     of_model = None if model is None else names_of_model(model)
     of_clip = None if clip is None else names_of_clip(clip)
+    if model is not None:
+        check_base(concept, model)
     on_model: dict[str, Target] = {}
     on_text: dict[str, Target] = {}
     left: dict[str, str] = {}
+    taken: set[Site] = set()
     for name in concept.deltas:
         text = is_text_name(name)
         found = _find(of_clip if text else of_model, name)
-        if found is not None:
+        if found is not None and found.site in taken:
+            left[name] = TWICE
+        elif found is not None:
             (on_text if text else on_model)[name] = found
+            taken.add(found.site)
+            _note_bias(clip.patcher if text else model, name, found, concept, left)
         elif (of_clip if text else of_model) is None:
             left[name] = NO_CLIP if text else NO_MODEL
         else:
@@ -81,12 +99,41 @@ def _check_found(
         )
 
 
+def _note_bias(patcher, name: str, target: Target, concept: Concept, left: dict[str, str]) -> None:
+    delta = concept.deltas[name]
+    lost = isinstance(delta, Adapter) and delta.get(BIAS) is not None
+    if lost and not has_bias(patcher, target.site):
+        left[name + BIAS] = NO_BIAS
+
+
+def check_base(concept: Concept, model) -> None:
+    """Raises ArchitectureError for a LoRA whose file says that it is for another kind of model."""
+    if concept.family is None or all(is_text_name(name) for name in concept.deltas):
+        return
+    here, _ = family_of(model.model.model_config.unet_config)
+    made = family_named(concept.family)
+    if made is not None and here is not made and here.name != OTHER_UNET:
+        raise ArchitectureError(
+            f"'{concept.name}' was made for {made.title}, this MODEL is {here.title}; load a "
+            f"{made.title} checkpoint, or a LoRA for {here.title}"
+        )
+
+
 def _at_sites(
-    patcher, concept: Concept, targets: Mapping[str, Target], strength: float
+    patcher,
+    concept: Concept,
+    targets: Mapping[str, Target],
+    strength: float,
+    left: dict[str, str],
 ) -> dict[Site, Delta]:
     sites: dict[Site, Delta] = {}
     for name, target in targets.items():
-        delta = concept.deltas[name]
-        check_site(patcher, target.site, delta.shape, name, concept.name)
-        sites[target.site] = delta.scaled(strength)
-    return sites if strength else {}
+        check_site(patcher, target.site, concept.deltas[name], name, concept.name)
+        if strength == 0:
+            continue
+        delta = bound_delta(patcher, target, concept.deltas[name], strength)
+        if isinstance(delta, str):
+            left[name] = delta
+        else:
+            sites[target.site] = delta
+    return sites

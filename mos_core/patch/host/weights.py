@@ -8,10 +8,13 @@ import comfy.lora
 import comfy.utils
 import torch
 
-from ...deltas import Delta, LowRank
+from ...adapters import BIAS, Adapter
+from ...adapters.ends import DIFF
+from ...deltas import Delta, LowRank, Whole
 from ...errors import ArchitectureError
-from ...formats.parts import DOWN, UP
 from ...records import Concept, Site
+from .based import OwnAdapter, reads_itself, tensors_of
+from .fit import check_site, has_bias
 from .names import Target
 
 
@@ -22,42 +25,56 @@ def merge_named(patcher, concept: Concept, targets: Mapping[str, Target], streng
     ArchitectureError if a delta has another shape than its weight or is not taken.
     """
     for name, target in targets.items():
-        check_site(patcher, target.site, concept.deltas[name].shape, name, concept.name)
+        check_site(patcher, target.site, concept.deltas[name], name, concept.name)
     if strength:
-        flat = {name: tensors_of(concept.deltas[name]) for name in targets}
-        _add(patcher, flat, {n: t.host for n, t in targets.items()}, strength, concept.name)
+        hosts = {name: target.host for name, target in targets.items()}
+        add_patches(patcher, patches_of(patcher, concept.deltas, hosts), strength, concept.name)
 
 
 def merge_sites(patcher, deltas: Mapping[Site, Delta], owner: str) -> None:
     """Adds deltas that are bound already (strengths multiplied in) to a clone of ours."""
     for site, delta in deltas.items():
-        check_site(patcher, site, delta.shape, site.path, owner)
-    flat = {site.key + str(site.part): tensors_of(delta) for site, delta in deltas.items()}
+        check_site(patcher, site, delta, site.path, owner)
+    named = {site.key + str(site.part): delta for site, delta in deltas.items()}
     hosts = {site.key + str(site.part): host_of(site) for site in deltas}
-    for site, delta in deltas.items():
-        if not isinstance(delta, LowRank):
-            flat[site.key + str(site.part)] = {".diff": as_weight(patcher, site, delta.matrix())}
-    _add(patcher, flat, hosts, 1.0, owner)
+    add_patches(patcher, patches_of(patcher, named, hosts), 1.0, owner)
 
 
-def _add(patcher, flat: Mapping[str, Mapping[str, torch.Tensor]], hosts, strength, owner) -> None:
-    if not flat:
-        return
-    tensors = {name + end: tensor for name, part in flat.items() for end, tensor in part.items()}
-    patches = comfy.lora.load_lora(tensors, hosts, log_missing=False)
-    applied = set(patcher.add_patches(patches, strength))
-    if len(applied) != len(flat):
+def patches_of(
+    patcher, deltas: Mapping[str, Delta | Adapter], hosts: Mapping[str, object]
+) -> dict[object, object]:
+    """What ComfyUI's `add_patches` takes: its own adapters wherever it reads the kind."""
+    tensors: dict[str, torch.Tensor] = {}
+    patches: dict[object, object] = {}
+    for name, host in hosts.items():
+        delta, key, part = deltas[name], *_parts_of(host)
+        if isinstance(delta, Adapter) and not reads_itself(delta):
+            patches[host] = OwnAdapter(set(), (delta,))
+            delta = Adapter("bias", {e: t for e, t in delta.tensors.items() if e == BIAS})
+        own = tensors_of(delta)
+        if BIAS in own and not has_bias(patcher, Site(key)):
+            del own[BIAS]  # bind.match_names has noted it
+        elif BIAS in own and part is not None:  # ComfyUI looks for it by the whole of the slice
+            patches[f"{key.removesuffix('.weight')}.bias", part] = ("diff", (own.pop(BIAS),))
+        if DIFF in own and isinstance(delta, Delta):
+            own[DIFF] = as_weight(patcher, key, own[DIFF])
+        tensors |= {name + end: tensor for end, tensor in own.items()}
+    return {**patches, **comfy.lora.load_lora(tensors, dict(hosts), log_missing=False)}
+
+
+def _parts_of(host) -> tuple[str, tuple[int, int, int] | None]:
+    """A value of ComfyUI's key map: its weight, and the slice of it."""
+    return (host, None) if isinstance(host, str) else (host[0], host[1])
+
+
+def add_patches(patcher, patches: Mapping, strength: float, owner: str) -> None:
+    """Raises ArchitectureError unless the patcher takes every patch."""
+    applied = set(patcher.add_patches(dict(patches), strength)) if patches else set()
+    if len(applied) != len(patches):
         raise ArchitectureError(
-            f"only {len(applied)} of {len(flat)} LoRA layers of '{owner}' could be "
+            f"only {len(applied)} of {len(patches)} LoRA layers of '{owner}' could be "
             "applied to this model; another node may have replaced its layers"
         )
-
-
-def tensors_of(delta: Delta) -> dict[str, torch.Tensor]:
-    """What ComfyUI's `load_lora` reads of a module, by the end of its name."""
-    if isinstance(delta, LowRank):
-        return {DOWN: delta.down, UP: delta.up}
-    return {".diff": delta.matrix()}
 
 
 def host_of(site: Site):
@@ -65,44 +82,19 @@ def host_of(site: Site):
     return site.key if site.part is None else (site.key, (0, *site.part))
 
 
-def as_weight(patcher, site: Site, matrix: torch.Tensor) -> torch.Tensor:
-    """(out, in) in the shape of the site's weight: (out, in, 1, 1) for a convolution."""
-    module = comfy.utils.get_attr(patcher.model, site.path)
-    kernel = getattr(module, "kernel_size", ())
-    return matrix.reshape(*matrix.shape[:1], -1, *kernel)
+def as_weight(patcher, key: str, matrix: torch.Tensor) -> torch.Tensor:
+    """(out, in) in the shape of a weight: (out, in, 1, 1) for a convolution."""
+    module = comfy.utils.get_attr(patcher.model, key.removesuffix(".weight"))
+    return matrix.reshape(matrix.shape[0], -1, *getattr(module, "kernel_size", ()))
 
 
-def check_site(patcher, site: Site, shape: tuple[int, ...], name: str, owner: str) -> None:
-    """Raises ArchitectureError unless a delta (out, in) fits the site."""
-    out, into = size_of(patcher, site.key, name, owner)
-    found = (out, into) if site.part is None else (site.part[1], into)
-    if out is not None and found != tuple(shape):
-        raise ArchitectureError(
-            f"'{owner}' was made for another base model: '{name}' is {found[0]} x {found[1]} "
-            f"here, {shape[0]} x {shape[1]} in '{owner}'"
-        )
-
-
-def size_of(patcher, key: str | None, name: str, owner: str) -> tuple[int | None, int | None]:
-    """(out, in) of a weight's module, by its own record: a quantised weight may be stored in
-    another shape. (None, None) where the module keeps none."""
-    try:
-        module = comfy.utils.get_attr(patcher.model, (key or "").removesuffix(".weight"))
-    except AttributeError:
-        raise ArchitectureError(
-            f"'{owner}' changes '{name}', which this model does not have; it "
-            "was made for another base model"
-        ) from None
-    for out, into in (("out_features", "in_features"), ("out_channels", "in_channels")):
-        if hasattr(module, out):
-            return getattr(module, out), getattr(module, into)
-    return None, None
+# --- by a table of names, for rooms that have no sites yet ---------------------------------------
 
 
 def check_fit(patcher, key: str | None, shape: tuple[int, ...], module: str, owner: str) -> None:
-    """As check_site, by the weight's key."""
-    size_of(patcher, key, module, owner)
-    check_site(patcher, Site(key or ""), shape, module, owner)
+    """As check_site, by the weight's key and the delta's shape."""
+    meta = Whole(torch.empty(shape, device="meta"))
+    check_site(patcher, Site(key or ""), meta, module, owner)
 
 
 def add_deltas(
@@ -120,10 +112,9 @@ def add_deltas(
     """
     keys = {module: comfy_key(module) for module in factors}
     for module, pair in factors.items():
-        check_fit(patcher, keys[module], pair.shape, module, concept_name)
+        check_site(patcher, Site(keys[module] or ""), pair, module, concept_name)
     if strength and factors:
-        flat = {module: tensors_of(pair) for module, pair in factors.items()}
-        _add(patcher, flat, keys, strength, concept_name)
+        add_patches(patcher, patches_of(patcher, factors, keys), strength, concept_name)
 
 
 def add_full_deltas(
@@ -134,6 +125,6 @@ def add_full_deltas(
     patches = {}
     for module, delta in deltas.items():
         check_fit(patcher, keys[module], tuple(delta.shape[:2]), module, owner)
-        patches[keys[module]] = ("diff", (as_weight(patcher, Site(keys[module] or ""), delta),))
+        patches[keys[module]] = ("diff", (as_weight(patcher, keys[module] or "", delta),))
     if patches and len(patcher.add_patches(patches)) != len(patches):
         raise ArchitectureError(f"some layers that {owner} changes are missing in this model")
