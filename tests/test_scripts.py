@@ -167,6 +167,15 @@ def test_torchvision_can_be_imported():
     assert "torchvision.nms" in done.stdout, done.stderr
 
 
+def test_torchaudio_can_be_imported():
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from lib import torchaudio_library;"
+        "torchaudio_library.install(); import torchaudio, torchaudio.transforms; print('there')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "there" in done.stdout, done.stderr
+
+
 # ------------------------------------------------------------------------- the server's folder
 
 

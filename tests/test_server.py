@@ -89,6 +89,13 @@ def test_the_shipped_workflows_are_offered_as_templates(client):
     assert sorted(offered) == sorted(path.stem for path in WORKFLOWS)
 
 
+def test_the_log_of_a_start_has_no_traceback_and_no_failed_import(server):
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    begin = log[: log.index("To see the GUI go to")]
+    assert "Traceback" not in begin
+    assert "IMPORT FAILED" not in begin
+
+
 # ------------------------------------------------------------------------- following a prompt
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from . import torchvision_operators
+from . import torchaudio_library, torchvision_operators
 from .places import CLONE
 from .torch_build import sees_gpu
 
@@ -24,6 +24,7 @@ def prepare(comfyui: Path, base: Path) -> None:
     """
     sys.path[:] = [entry for entry in sys.path if not _is(entry or os.curdir, CLONE)]
     sys.path.insert(0, str(comfyui))
+    torchaudio_library.install()
     torchvision_operators.install()
     import comfy.cli_args  # parses no command line unless asked to
 

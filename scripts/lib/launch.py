@@ -37,8 +37,9 @@ def _stop_with_starter() -> None:
 def main() -> None:
     scripts = Path(__file__).absolute().parents[1]
     sys.path[0] = str(scripts)
-    from lib import torchvision_operators
+    from lib import torchaudio_library, torchvision_operators
 
+    torchaudio_library.install()
     torchvision_operators.install()
     sys.path.remove(str(scripts))
     if os.environ.pop(FOLLOW_STDIN, None):
