@@ -25,7 +25,7 @@ class ComposerAttention(io.ComfyNode):
             display_name="Composer: Regional LoRA, Two Characters",
             category=f"{CATEGORY}/compose",
             description="Several concepts in one picture without merging them: each acts in its "
-            "own region alone, and the latent is led to show each concept in its box "
+            "own region alone, and the first steps are corrected until it shows in its box "
             "(LoRA-Composer). Works with the stock samplers.",
             search_aliases=[
                 "mix of show",
@@ -39,6 +39,16 @@ class ComposerAttention(io.ComfyNode):
                 "attention couple",
             ],
             hidden=[io.Hidden.unique_id],
+            advanced=(
+                "enhancement_strength",
+                "fill",
+                "fill_strength",
+                "restriction",
+                "restriction_strength",
+                "guidance_step_size",
+                "attention_maps",
+                "largest_change",
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
@@ -64,7 +74,7 @@ class ComposerAttention(io.ComfyNode):
                 io.Boolean.Input(
                     "enhancement",
                     default=True,
-                    tooltip="Leads the latent so that each concept is strong in its region.",
+                    tooltip="Corrects the picture between steps: a concept strong in its region.",
                 ),
                 io.Float.Input(
                     "enhancement_strength", **STRENGTH, tooltip="1 is the published one."
@@ -72,13 +82,13 @@ class ComposerAttention(io.ComfyNode):
                 io.Boolean.Input(
                     "fill",
                     default=True,
-                    tooltip="Leads the latent so that each concept fills its region.",
+                    tooltip="Corrects the picture between steps: each concept fills its region.",
                 ),
                 io.Float.Input("fill_strength", **STRENGTH, tooltip="1 is the published one."),
                 io.Boolean.Input(
                     "restriction",
                     default=True,
-                    tooltip="Leads the latent so that regions look less at what is outside.",
+                    tooltip="Corrects the picture between steps: regions look less at the outside.",
                 ),
                 io.Float.Input(
                     "restriction_strength", **STRENGTH, tooltip="1 is the published one."
@@ -94,7 +104,7 @@ class ComposerAttention(io.ComfyNode):
                     default=MAX_STEPS,
                     min=0,
                     max=10000,
-                    tooltip="At most so many steps lead the latent; it ends earlier when the loss "
+                    tooltip="At most so many steps are corrected; it ends earlier when the loss "
                     "rises. 0: none, any sampler works.",
                 ),
                 io.Float.Input(

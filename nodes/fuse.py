@@ -26,6 +26,7 @@ class FuseConcepts(io.ComfyNode):
             "then understand every concept's tokens.",
             search_aliases=["mix of show", "merge lora", "gradient fusion", "combine lora"],
             hidden=[io.Hidden.unique_id],
+            advanced=("ridge", "text_rows", "anchor", "anchor_prompts", "reuse_sums"),
             inputs=[
                 io.Model.Input("model", tooltip="The base model; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),

@@ -10,7 +10,7 @@ from ..mos_core.patch.host.miniature import load_miniature
 from ..mos_core.patch.host.read import read_any
 from ..mos_core.records import WeightedConcept
 from .folders import fingerprint, list_concepts, list_files, path_of, save_folder
-from .progress import send_text
+from .progress import send_text, teller
 from .schema import CATEGORY, MosConcepts, schema
 
 STRENGTH = {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.05}
@@ -119,7 +119,7 @@ class LoadEDLoRA(io.ComfyNode):
         concept, cut = cut_concept(concept, max_rank) if max_rank else (concept, "")
         report = describe_concept(concept, cut)
         entry = WeightedConcept(concept, strength_model, strength_clip)
-        send_text(cls.hidden.unique_id if cls.hidden else None, report)
+        teller(cls)(report)
         return io.NodeOutput((*concepts, entry), concept.trigger_words, report)
 
 

@@ -21,7 +21,14 @@ class MosLayout(io.ComfyTypeIO):
 CATEGORY = "Mix-of-Show"
 
 
-def schema(**fields) -> io.Schema:
-    """An io.Schema from the fields that the running ComfyUI knows (newer ones have more)."""
+def schema(advanced: tuple[str, ...] = (), **fields) -> io.Schema:
+    """An io.Schema from the fields that the running ComfyUI knows (newer ones have more).
+
+    advanced: names of inputs that are rarely used; editors that know the mark fold them away.
+    """
+    inputs = {each.id: each for each in fields.get("inputs", ())}
+    for name in advanced:
+        if hasattr(inputs[name], "advanced"):
+            inputs[name].advanced = True
     known = io.Schema.__dataclass_fields__
     return io.Schema(**{name: value for name, value in fields.items() if name in known})

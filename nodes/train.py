@@ -38,6 +38,11 @@ class TrainEDLoRA(io.ComfyNode):
             search_aliases=["train lora", "dreambooth", "textual inversion", "mix of show"],
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
+            advanced=(
+                "accumulation", "layers", "rate_embedding", "rate_text", "rate_unet", "layerwise",
+                "views", "noise_offset", "regularisation_weight", "embedding_norm",
+                "shuffle_captions", "gradient_checkpointing", "dtype", "preview_prompt",
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The base model to train on; it stays as it is."),
                 io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),

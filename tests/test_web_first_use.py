@@ -12,7 +12,7 @@ FOUND_BY = {
     "two characters": "Composer: Regional LoRA, Two Characters",
     "composer": "Composer: Regional LoRA, Two Characters",
     "multiple characters": "Regional Sampler: Multiple Characters",
-    "character lora": "Load ED-LoRA (Character LoRA)",
+    "character lora": "Load ED-LoRA / LoRA (Character LoRA)",
     "attention couple": "Regional Attention Patch (Couple)",
     "regional prompt": "Region Layout (Regional Prompt)",
     "mix of show": "Apply Concepts (Mix of Show)",

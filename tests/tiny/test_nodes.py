@@ -1,6 +1,7 @@
 """The nodes of loading and saving, called as ComfyUI calls them."""
 
 import html
+import inspect
 import os
 import shutil
 import sys
@@ -8,13 +9,16 @@ from types import SimpleNamespace
 
 import folder_paths
 import pytest
+from comfy_api.latest import io
 
 from mix_of_show.mos_core.errors import FileFormatError, SaveError
 from mix_of_show.mos_core.formats import read_concept
-from mix_of_show.nodes import folders
+from mix_of_show.nodes import folders, progress
 from mix_of_show.nodes.apply import ApplyConcepts
+from mix_of_show.nodes.compose import ComposerAttention
 from mix_of_show.nodes.load import LoadEDLoRA, SaveEDLoRA
 from mix_of_show.nodes.progress import as_html, send_text
+from mix_of_show.nodes.train import TrainEDLoRA
 from support.golden import GOLDEN
 from support.sampling import encode, sample
 
@@ -154,6 +158,24 @@ def test_what_a_node_tells_is_sent_as_plain_text(monkeypatch):
     send_text("5", "write <parrot>")
     send_text(None, "to nobody")
     assert sent == [("write &lt;parrot&gt;", "5")]
+
+
+def test_a_loader_shows_the_words_that_draw_its_concept(loras, monkeypatch):
+    told = []
+    monkeypatch.setattr(progress, "send_text", lambda node_id, text: told.append(text))
+    load("a.pth")
+    assert "<a1> <a2>" in told[-1]
+
+
+def test_inputs_that_are_rarely_used_are_marked_where_the_version_knows_it():
+    knows = "advanced" in inspect.signature(io.Float.Input.__init__).parameters
+    for node, rare, usual in (
+        (ComposerAttention, "largest_change", "injection"),
+        (TrainEDLoRA, "noise_offset", "steps"),
+    ):
+        inputs = {spec.id: spec for spec in node.define_schema().inputs}
+        assert bool(getattr(inputs[rare], "advanced", False)) == knows
+        assert not getattr(inputs[usual], "advanced", False)
 
 
 def test_a_file_whose_name_is_html_is_not_listed_and_the_log_says_so(loras, caplog):
