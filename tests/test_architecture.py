@@ -19,6 +19,7 @@ ROOMS = {
     "formats": {"errors", "adapters", "deltas", "records", "families"},
     "text": {"errors", "records", "families"},
     "regions": {"errors"},
+    "find": {"errors", "records", "text", "regions"},
     "train": {"errors", "deltas", "records", "families"},
     "fuse": {"errors", "deltas", "records", "families"},
     "compose": {"errors", "deltas", "records", "families", "text", "regions"},
@@ -32,6 +33,7 @@ PATCH_ROOMS = {
     "train": {"", "host", "text"},
     "fuse": {"", "host", "text"},
     "compose": {"", "host", "text", "regional"},
+    "find": {"", "host", "text"},
 }
 
 

@@ -1,0 +1,1 @@
+"""Regions from attention: maps of words become silhouettes. Tensors only, no model."""

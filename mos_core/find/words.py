@@ -1,0 +1,81 @@
+"""Which words of a prompt name which concept, and what is left of the prompt for one of them."""
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+CONCEPT = "%concept%"  # in a template of region prompts
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One naming of a concept. concept: its number. positions: of its tokens in the encoded prompt.
+    occurrence: the how-many-th naming of that concept, from 0."""
+
+    concept: int
+    positions: tuple[int, ...]
+    occurrence: int = 0
+
+
+def find_mentions(
+    prompt: Sequence[Hashable],
+    words: Sequence[Sequence[Sequence[Hashable]]],
+    together: Sequence[bool],
+) -> list[Mention]:
+    """The mentions of all concepts, in the order of the prompt.
+
+    prompt: its tokens. words: per concept its words, each as tokens. together: per concept, whether
+    all its words, wherever they stand, are one mention (the words of an ordinary LoRA describe one
+    person in many places). Otherwise a mention ends where one of its words comes again: `<a1> <a2>`
+    is one, `<a1> <a2>, <a1> <a2>` are two.
+    """
+    mentions = []
+    for number, (own, whole) in enumerate(zip(words, together, strict=True)):
+        hits = sorted(
+            (start, tuple(range(start, start + len(word))), tuple(word))
+            for word in own
+            for start in range(len(prompt) - len(word) + 1)
+            if word and tuple(prompt[start : start + len(word)]) == tuple(word)
+        )
+        groups: list[list] = []
+        for _, positions, word in hits:
+            if not groups or (not whole and word in [w for _, w in groups[-1]]):
+                groups.append([])
+            groups[-1].append((positions, word))
+        for occurrence, group in enumerate(groups):
+            positions = tuple(dict.fromkeys(p for places, _ in group for p in places))
+            mentions.append(Mention(number, positions, occurrence))
+    return sorted(mentions, key=lambda mention: mention.positions)
+
+
+def region_prompt(
+    prompt: str, own: Sequence[str], others: Sequence[str], occurrence: int = 0, template: str = ""
+) -> str:
+    """What the region of a mention says.
+
+    template: its text, `%concept%` standing for the concept's words; empty: the parts of the prompt
+    between commas that name this mention, or no concept at all. A part that names others too is cut
+    down to the concept's own words. own, others: words of the concept, and of all others.
+    """
+    words = " ".join(own)
+    if template.strip():
+        return template.strip().replace(CONCEPT, words)
+    kept, seen = [], 0
+    for part in (part.strip() for part in prompt.split(",")):
+        mine = len(_hits(part, own[:1]))
+        mentioned = seen <= occurrence < seen + mine
+        seen += mine
+        if mentioned:
+            kept.append(words if _hits(part, others) or mine > 1 else part)
+        elif part and not mine and not _hits(part, [*own, *others]):
+            kept.append(part)
+    text = ", ".join(kept)
+    return text if _hits(text, own) else ", ".join([words, *kept])
+
+
+def _hits(text: str, words: Sequence[str]) -> list[str]:
+    found = [word for word in words if word.strip()]
+    if not found:
+        return []
+    pattern = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in found)
+    return re.findall(pattern, text, re.IGNORECASE)
