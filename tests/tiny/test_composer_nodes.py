@@ -248,3 +248,13 @@ def test_before_any_sampling_there_is_a_picture_too(unet, clip, loaded, two):
     maps, losses, report = ComposerMaps.execute(log, {"samples": torch.zeros(1, 4, 8, 8)}).args
     assert maps.shape == losses.shape
     assert report == "No step has been led yet."
+
+
+def test_a_trigger_word_stands_where_its_own_tokens_stand(clip):
+    from mix_of_show.mos_core.records import Concept
+
+    knight = Concept("knight", ("lowpoly knight", "ohwx"), {}, {}, "sd15")
+    assert token_positions(clip, "a lowpoly knight", knight) == (2, 3, 4)
+    assert token_positions(clip, "a (Lowpoly Knight:1.2), a lowpoly house", knight) == (2, 3, 4)
+    assert token_positions(clip, "a knight", knight) == ()
+    assert token_positions(clip, "", knight) == ()

@@ -15,14 +15,15 @@ from ...errors import RegionError, nearest_names
 from ...families import family_of
 from ...records import Bound, Concept, Concepts, Site, WeightedConcept
 from ...regions.region import Regions
-from ...text.tokenizer import ConceptTokenizer, concept_table
+from ...text.positions import positions_of
+from ...text.tokenizer import ConceptTokenizer
 from ..apply import apply_concepts, check_fits_model
 from ..host.bind import bind
 from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
 from ..regional.joint_run import BY_AREA
 from ..regional.texts import encode_region_texts
-from ..text.layerwise_clip import vocabulary_of
+from ..text.layerwise_clip import stock_tokenizer, vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
 from .checks import check_base
 from .guidance import Guidance, add_guidance
@@ -132,16 +133,12 @@ def names_any(regions: Regions, entry: WeightedConcept) -> bool:
 
 
 def token_positions(clip, prompt: str, concept: Concept) -> tuple[int, ...]:
-    """Where the concept's tokens stand in the encoded prompt, sections of 77 counted through."""
-    if not concept.tables:
-        return ()
-    known = isinstance(clip.tokenizer, ConceptTokenizer)
-    base = clip.tokenizer.base if known else clip.tokenizer
-    tokenizer = ConceptTokenizer(base, vocabulary_of(clip).extended(concept))
-    tables = {id(table) for table in concept.embeddings.values()}
-    sections = next(iter(tokenizer.tokenize_with_weights(prompt).values()))
-    tokens = [pair[0] for section in sections for pair in section]
-    return tuple(i for i, token in enumerate(tokens) if id(concept_table(token)) in tables)
+    """Where the concept's words stand in the encoded prompt, sections of 77 counted through."""
+    tokenizer = clip.tokenizer
+    if concept.tables:
+        known = vocabulary_of(clip).extended(concept)
+        tokenizer = ConceptTokenizer(stock_tokenizer(clip), known)
+    return positions_of(tokenizer, prompt, concept)
 
 
 def without(drawn: tuple[Drawn, ...], background: Bound) -> tuple[Drawn, ...]:
