@@ -193,6 +193,34 @@ function followDrawings() {
   });
 }
 
+/** Two fingers on a canvas zoom it, and not the graph too, which listens before all elements. */
+function keepTouches() {
+  for (const name of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+    window.addEventListener(
+      name,
+      (event) => {
+        const { target } = event;
+        if (target instanceof Element && target.closest(".mos-stage")) event.stopPropagation();
+      },
+      true
+    );
+  }
+}
+
+/** Ctrl and the wheel zoom a canvas, and not the graph, which in Nodes 2.0 listens before all
+ * elements. */
+function keepWheel() {
+  const listen = (/** @type {WheelEvent} */ event) => {
+    const { target, ctrlKey, metaKey } = event;
+    const frame = target instanceof Element && target.closest(".mos-frame");
+    if (!frame || !(ctrlKey || metaKey)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    frame.dispatchEvent(new CustomEvent("mos-zoom", { detail: event }));
+  };
+  window.addEventListener("wheel", listen, { capture: true, passive: false });
+}
+
 function loadStyle() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
@@ -205,6 +233,8 @@ app.registerExtension({
   init: () => {
     loadStyle();
     followDrawings();
+    keepTouches();
+    keepWheel();
   },
   getCustomWidgets: () => ({ MOS_LAYOUT: makeWidget }),
 });

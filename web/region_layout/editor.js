@@ -85,11 +85,11 @@ export class RegionEditor {
     this.keys.focus({ preventScroll: true });
   }
 
-  /** To the prompt of a region. @param {number} index */
-  write(index = this.session.state.selected) {
+  /** To the prompt of a region. @param {number} index @param {boolean} isWriting a letter follows */
+  write(index = this.session.state.selected, isWriting = false) {
     this.session.state.select(index);
-    if (this.isListed) this.list.focus(index);
-    else this.fields.focus();
+    if (this.isListed) this.list.focus(index, isWriting);
+    else this.fields.focus(isWriting);
   }
 
   /** @param {number} factor 0: shows all @param {Point} [at] */
@@ -212,7 +212,10 @@ export class RegionEditor {
       event.stopPropagation();
       session.setFile(URL.createObjectURL(file));
     });
-    this.frame.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    this.frame.addEventListener("mos-zoom", (event) =>
+      this.#wheel(/** @type {CustomEvent<WheelEvent>} */ (event).detail)
+    );
+    if (this.isLarge) this.frame.addEventListener("wheel", (event) => this.#wheel(event));
     element.addEventListener("pointerenter", () => session.refresh());
     // The graph would drag the node, and take keys for commands of its own.
     for (const name of ["pointerdown", "mousedown", "dblclick"]) {
@@ -238,9 +241,6 @@ export class RegionEditor {
 
   /** @param {WheelEvent} event */
   #wheel(event) {
-    if (!event.ctrlKey && !event.metaKey && !this.isLarge) return;
-    event.preventDefault();
-    event.stopPropagation();
     const shown = this.stage.getBoundingClientRect();
     const at = /** @type {Point} */ ([
       (event.clientX - shown.left) / shown.width,
@@ -252,17 +252,22 @@ export class RegionEditor {
   /** @param {KeyboardEvent} event */
   #press(event) {
     const { session } = this;
-    if (event.target !== this.keys) {
+    const target = /** @type {HTMLElement} */ (event.target);
+    // After a click on a button the canvas's commands go on. They are pressed in the input: the
+    // graph would take what it did last back, too.
+    const isCommand = event.ctrlKey || event.metaKey;
+    if (isCommand && target.matches("button")) this.focus();
+    else if (target !== this.keys) {
       if (event.key === "Escape") {
         event.preventDefault();
         this.focus();
       }
-      if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+      if (!isCommand) event.stopPropagation();
       return;
     }
     if (isWriting(event, session)) {
       event.stopPropagation();
-      return this.write(); // before the letter is written, so it goes there
+      return this.write(undefined, true); // before the letter is written, so it goes there
     }
     const shown = this.stage.getBoundingClientRect();
     const act = event.key === " " ? () => this.#setPanning(true) : actionOf(event, session, {
@@ -274,7 +279,6 @@ export class RegionEditor {
       paste: () => pasteRegions(session.state),
       menu: () => this.menu(null, shown.left + 20, shown.top + 20),
     });
-    const isCommand = event.ctrlKey || event.metaKey;
     if (!act && (isCommand || event.key === "Tab" || event.key.startsWith("F"))) return;
     if (event.key === "Escape" && this.isLarge && !session.state.box) return; // closes the window
     event.stopPropagation();

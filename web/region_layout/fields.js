@@ -67,7 +67,8 @@ function makeInputs() {
 }
 
 /** @param {Session} session @param {() => number} index of the region; -1: none
- * @returns {{element: HTMLElement, draw: () => void, focus: () => void}} */
+ * @returns {{element: HTMLElement, draw: () => void, focus: (isWriting?: boolean) => void}}
+ *   focus: to the prompt; isWriting: a letter follows */
 export function makeFields(session, index) {
   const { state } = session;
   const inputs = makeInputs();
@@ -147,9 +148,11 @@ export function makeFields(session, index) {
     hide.setAttribute("aria-pressed", String(Boolean(box?.hidden)));
   };
 
-  const focus = () => {
-    inputs.prompt.focus({ preventScroll: true });
-    inputs.prompt.setSelectionRange(inputs.prompt.value.length, inputs.prompt.value.length);
+  const focus = (isWriting = false) => {
+    const { prompt } = inputs;
+    prompt.focus({ preventScroll: true });
+    if (isWriting && /\S$/.test(prompt.value)) prompt.value += " "; // words that go on are apart
+    prompt.setSelectionRange(prompt.value.length, prompt.value.length);
   };
   return { element, draw, focus };
 }

@@ -8,7 +8,7 @@ import { colorOf, inkOn } from "./palette.js";
 
 /** @typedef {import("./draw.js").Marks} Marks */
 /** @typedef {{element: HTMLElement, head: HTMLElement, problem: HTMLElement, draw: () => void,
- *   focus: () => void, box: import("./layout_json.js").Box | null, key: string}} Row */
+ *   focus: (isWriting?: boolean) => void, box: import("./layout_json.js").Box | null, key: string}} Row */
 
 /** @param {import("./session.js").Session} session */
 export function makeList(session) {
@@ -64,10 +64,10 @@ export function makeList(session) {
       row.draw();
     });
   };
-  /** To the prompt of a region. @param {number} index */
-  const focus = (index) => {
+  /** To the prompt of a region. @param {number} index @param {boolean} isWriting a letter follows */
+  const focus = (index, isWriting = false) => {
     rows[index]?.element.scrollIntoView({ block: "nearest" });
-    rows[index]?.focus();
+    rows[index]?.focus(isWriting);
   };
   return { element, draw, focus };
 }

@@ -13,14 +13,16 @@ let closeOpen = null;
 
 /** Opens a menu at a point of the window. @param {string} name what a screen reader calls it
  * @param {Items} items @param {number} x @param {number} y
- * @param {() => void} [closed] gives the focus back where nothing was chosen */
+ * @param {() => void} [closed] gives the focus back */
 export function openMenu(name, items, x, y, closed = () => {}) {
   closeOpen?.();
   const menu = make("div", { class: "mos-menu", role: "menu", "aria-label": name, tabindex: -1 });
   const close = () => {
+    const hadFocus = menu.contains(document.activeElement);
     menu.remove();
     document.removeEventListener("pointerdown", closeOutside, true);
     closeOpen = null;
+    if (hadFocus) closed();
   };
   /** @param {Event} event */
   const closeOutside = (event) => {
@@ -32,7 +34,6 @@ export function openMenu(name, items, x, y, closed = () => {}) {
     if (event.key === "Escape" || event.key === "Tab") {
       event.preventDefault();
       close();
-      closed();
     } else if (walk(menu, event.key)) event.preventDefault();
   });
   for (const kind of ["pointerdown", "mousedown", "wheel", "contextmenu", "copy", "paste"]) {
