@@ -1,4 +1,4 @@
-"""Which concept each region draws: by its name, or by the concept tokens in its prompt."""
+"""Which concept each region draws: by its name, or by the words in its prompt that call one."""
 
 import re
 
@@ -19,11 +19,7 @@ def assign_concepts(
     vocabulary = Vocabulary({}, {})
     for entry in concepts:
         vocabulary = vocabulary.extended(entry.concept)
-    owners = {
-        token.casefold(): number
-        for number, entry in enumerate(concepts)
-        for token in entry.concept.tokens
-    }
+    owners = owners_of(concepts)
     found = tuple(_concept_of(region, concepts, owners) for region in regions.regions)
     notes = []
     for number, entry in enumerate(concepts):
@@ -32,11 +28,24 @@ def assign_concepts(
     for region, drawn in zip(regions.regions, found, strict=True):
         if drawn is not None and drawn not in _named(region.prompt, owners):
             concept = concepts[drawn].concept
-            notes.append(
-                f"The prompt of the region '{region.name}' has no token of its concept: write "
-                f"{concept.trigger_words} where it should appear. It is not guided without."
-            )
+            if concept.words:
+                notes.append(
+                    f"The prompt of the region '{region.name}' has no word of its concept: write "
+                    f"{concept.trigger_words} where it should appear. It is not guided without."
+                )
     return found, tuple(notes)
+
+
+def owners_of(concepts: Concepts) -> dict[str, int]:
+    """Word, in lower case -> the number of its concept: concept tokens, and trigger words that one
+    concept alone has."""
+    owners: dict[str, int] = {}
+    shared = set()
+    for number, entry in enumerate(concepts):
+        for word in map(str.casefold, (*entry.concept.tokens, *entry.concept.words)):
+            if owners.setdefault(word, number) != number:
+                shared.add(word)
+    return {word: number for word, number in owners.items() if word not in shared}
 
 
 def _named(prompt: str, owners: dict[str, int]) -> list[int]:
@@ -44,8 +53,15 @@ def _named(prompt: str, owners: dict[str, int]) -> list[int]:
     if not owners:
         return []
     longest_first = sorted(owners, key=len, reverse=True)
-    words = re.findall("|".join(map(re.escape, longest_first)), prompt.casefold())
+    words = re.findall("|".join(map(_whole_word, longest_first)), prompt.casefold())
     return list(dict.fromkeys(owners[word] for word in words))
+
+
+def _whole_word(word: str) -> str:
+    """A pattern: a concept token anywhere, a trigger word not inside of another word."""
+    before = r"(?<!\w)" if word[:1].isalnum() else ""
+    after = r"(?!\w)" if word[-1:].isalnum() else ""
+    return before + re.escape(word) + after
 
 
 def _concept_of(region: Region, concepts: Concepts, owners: dict[str, int]) -> int | None:
@@ -54,7 +70,7 @@ def _concept_of(region: Region, concepts: Concepts, owners: dict[str, int]) -> i
             raise RegionError(
                 f"The region '{region.name}' names {match[0]}, but no loaded concept has that "
                 f"token; nearest: {nearest_names(match[0], owners)}. Load the concept with Load "
-                "ED-LoRA, correct the name, or write it without angle brackets."
+                "ED-LoRA / LoRA, correct the name, or write it without angle brackets."
             )
     named = _named(region.prompt, owners)
     if region.concept is not None:

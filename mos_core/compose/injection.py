@@ -64,6 +64,15 @@ class Injection:
             if not self._is_cross(site)
         }
 
+    @cached_property
+    def maps(self) -> Mapping[Site, list[Delta | None]]:
+        """Site -> delta per concept, of convolutions larger than one cell."""
+        if self.setting != "full":
+            return {}
+        sites = {site for concept in self.concepts for site in concept.maps}
+        order = sorted(sites, key=lambda site: site.key)
+        return {site: [concept.maps.get(site) for concept in self.concepts] for site in order}
+
     def _is_cross(self, site: Site) -> bool:
         return any(site.path.startswith(f"{attention}.") for attention in self.cross)
 

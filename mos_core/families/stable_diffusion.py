@@ -27,6 +27,13 @@ _SAMPLE_ROWS = re.compile(r"(?:time_embed|label_emb(?:\.0)?)\.\d+|.*\.emb_layers
 _CONVOLUTIONS = re.compile(r"(?:input_blocks|output_blocks|middle_block|out)\.[\w.]+")
 _TEXT_LAYER = re.compile(r"(?P<layer>clip_[lgh]\.transformer\.[\w.]*layers\.\d+)\.(?P<rest>[\w.]+)")
 
+TIME_ROWS = re.compile(r"\.emb_layers\.1$")  # of a residual block: one row per picture
+
+
+def time_block_of(path: str) -> str:
+    """The residual block of a module that TIME_ROWS finds."""
+    return TIME_ROWS.sub("", path)
+
 
 def role(path: str) -> Role | None:
     """The role of a module of the UNet or of a CLIP text encoder; path as `Site.path`."""

@@ -38,7 +38,7 @@ def test_a_region_draws_the_concept_that_it_names():
         Region("a man", concept="Potter", box=LEFT), Region("<cat>", concept="<cat>", box=RIGHT)
     )
     assert found == (0, 1)
-    assert "has no token of its concept: write <potter1> <potter2>" in notes[0]
+    assert "has no word of its concept: write <potter1> <potter2>" in notes[0]
 
 
 def test_two_regions_may_draw_one_concept():

@@ -51,9 +51,7 @@ def lora_file(model, seed=0, rank=4, scale=0.4) -> dict[str, torch.Tensor]:
 def concept_of(name: str, tensors: dict[str, torch.Tensor], words=()) -> WeightedConcept:
     modules = dict.fromkeys(key.split(".")[0] for key in tensors)
     deltas = {
-        module: LowRank(
-            tensors[f"{module}.lora_down.weight"], tensors[f"{module}.lora_up.weight"]
-        )
+        module: LowRank(tensors[f"{module}.lora_down.weight"], tensors[f"{module}.lora_up.weight"])
         for module in modules
     }
     return WeightedConcept(Concept(name, tuple(words), {}, deltas, None))

@@ -27,6 +27,7 @@ from ..text.layerwise_clip import stock_tokenizer, vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
 from .checks import check_base
 from .guidance import Guidance, add_guidance
+from .left_over import left_notes
 from .transformer import transformer_notes
 
 
@@ -70,6 +71,7 @@ def apply_composer(
     isolation = "on" if settings.isolation else "off"
     choices = settings.injection, isolation, settings.picture_layers
     family, _ = family_of(model.model.model_config.unet_config)
+    notes = (*notes, *left_notes(family, drawn))
     if family.sequence is not None:
         patched = add_regional_attention(model, drawn, *choices)
         told = transformer_notes(
@@ -110,7 +112,7 @@ def find_background(concepts: Concepts, name: str) -> WeightedConcept | None:
     if not wanted:
         return None
     for entry in concepts:
-        own = (entry.concept.name, *entry.concept.tokens)
+        own = (entry.concept.name, *entry.concept.tokens, *entry.concept.words)
         if wanted in (known.casefold() for known in own):
             return entry
     names = [entry.concept.name for entry in concepts]

@@ -17,7 +17,7 @@ from ...records import Site
 from .fit import has_bias, kernel_of, size_of
 from .names import Target
 
-NOT_IN_REGIONS = "acts with Apply Concepts, but not inside a region: "
+NOT_IN_REGIONS = "it acts with Apply Concepts, but not inside a region: "
 
 
 class OwnAdapter(WeightAdapterBase):

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...adapters import BIAS, Adapter
-from ...deltas import Convolution, Delta, WithBias
+from ...deltas import Delta
 from ...errors import ArchitectureError
 from ...families import family_named, family_of
 from ...records import Bound, Concept, Site, WeightedConcept
 from .based import bound_delta
-from .fit import check_site, has_bias
+from .fit import check_site, has_bias, kernel_of
 from .names import ModelNames, Target, is_text_name, names_of_clip, names_of_model
 
 NOT_HERE = "this model has no such layer"
@@ -46,13 +46,9 @@ def bind(model, clip, entry: WeightedConcept) -> Bound:
     on_model = _at_sites(model, concept, matched.model, entry.strength_model, left)
     coder = getattr(clip, "patcher", None)
     on_text = _at_sites(coder, concept, matched.text, entry.strength_clip, left)
-    maps = {site: delta for site, delta in on_model.items() if _is_convolution(delta)}
+    maps = {site: delta for site, delta in on_model.items() if kernel_of(model, site)}
     rows = {site: delta for site, delta in on_model.items() if site not in maps}
     return Bound(concept, rows, on_text, left, maps)
-
-
-def _is_convolution(delta: Delta) -> bool:
-    return isinstance(delta.inner if isinstance(delta, WithBias) else delta, Convolution)
 
 
 def match_names(model, clip, concept: Concept) -> Matched:

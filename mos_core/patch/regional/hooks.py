@@ -12,6 +12,7 @@ import torch
 
 from ...compose.injection import inject
 from ...records import Site
+from .map_hooks import watch_maps
 from .run import PREFIX, Deltas, Grid
 
 Grids = dict[int, Grid]  # cells of a feature map -> its rows and columns
@@ -27,6 +28,7 @@ def injected(unet: torch.nn.Module, deltas: Deltas, transformers: list[str]) -> 
     try:
         if sites:
             handles += watch_grids(unet, transformers, grids)
+        handles += watch_maps(unet, deltas)
         for site in sites:
             module = comfy.utils.get_attr(unet, site.path.removeprefix(PREFIX))
             handles.append(module.register_forward_hook(add_delta(deltas, site, grids)))
@@ -53,6 +55,8 @@ def add_delta(deltas: Deltas, site: Site, grids: Grids) -> Callable:
 
     def hook(module, args, output):
         x = args[0]
+        if x.ndim == 2:
+            return output  # one row per picture: see map_hooks
         picture = x.ndim == 4  # a 1x1 convolution: (batch, channels, rows, columns)
         tokens, out = (t.flatten(2).transpose(1, 2) if picture else t for t in (x, output))
         grid = grids.get(tokens.shape[1])

@@ -86,6 +86,22 @@ class Deltas:
         return make_bundles(self.injection.elsewhere[site], device, dtype)
 
     @once
+    def on_maps(self, site: Site, device, dtype) -> tuple[Single, ...]:
+        """The deltas of a convolution or of a row per picture, each of one concept."""
+        deltas = self.injection.maps.get(site) or self.injection.elsewhere[site]
+        return tuple(
+            Single((number,), delta.to(device, dtype))
+            for number, delta in enumerate(deltas)
+            if delta is not None
+        )
+
+    @once
+    def gate_map(self, concept: int, grid: Grid, device, dtype) -> torch.Tensor | None:
+        """(rows, columns): a concept's share of each cell; None where no cell is its."""
+        share = self.shares(grid)[concept].unflatten(0, grid)
+        return share.to(device, dtype) if bool((share > 0).any()) else None
+
+    @once
     def shares(self, grid: Grid) -> torch.Tensor:
         """(concepts, cells), on the CPU."""
         return self.injection.shares(*grid)
