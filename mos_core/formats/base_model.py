@@ -11,13 +11,18 @@ from ..adapters.ends import DOWN, HADA
 from ..errors import FileFormatError
 from ..families import FAMILIES, family_named
 
-# Base models that no family stands for: title -> marks as in `Family.file_marks`.
+# Bases that no family stands for: title -> marks as in `Family.file_marks`, the first that fits.
 OTHER_BASES = {
     "Stable Diffusion 3": (r"joint_blocks_\d+_(x|context)_block", r"context_block_attn_qkv"),
     "Wan": (r"blocks_\d+_cross_attn_[kvqo]$", r"blocks_\d+_self_attn_[kvqo]$"),
     "HunyuanVideo": (r"double_blocks_\d+_img_attn_qkv.*individual_token_refiner",),
     "LTX-Video": (r"transformer_blocks_\d+_attn2_.*caption_projection",),
     "Stable Cascade": (r"lora_prior_unet",),
+    # Names that several base models share: what is left where no family's own mark is in the file.
+    "Z-Image or Lumina 2": (r"(^|_)layers_\d+_(attention|feed_forward)_", r"_refiner_\d+_"),
+    "Flux, Chroma or a relative": (r"(double|single)_blocks_\d+_", r"single_transformer_blocks_"),
+    "Qwen-Image, Flux or a relative": (r"transformer_blocks_\d+_attn_(add_|to_add_out)",),
+    "Cosmos, Anima or Wan": (r"(^|_)blocks_\d+_(self_attn|cross_attn|adaln)",),
 }
 # Words in a file's own metadata (modelspec.architecture, ss_base_model_version) -> family.
 SPOKEN = (

@@ -126,7 +126,8 @@ def is_finite(tensor: torch.Tensor) -> bool:
     """Every value is a finite number."""
     exponent = EXPONENTS.get(tensor.dtype)
     if exponent is None:
-        return bool(torch.isfinite(tensor.float()).all())
+        wide = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has no isfinite
+        return bool(torch.isfinite(wide).all())
     integers, mask = exponent  # all bits of the exponent set: infinity or no number
     return tensor.numel() == 0 or (tensor.view(integers) & mask).amax().item() != mask
 

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import comfy.lora
 import pytest
+import safetensors.torch
 import torch
 
 from mix_of_show.mos_core.deltas import LowRank, Whole
 from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.families.unet import SD15, comfy_text_key, comfy_unet_key
+from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.host.bind import NOT_HERE, bind
 from mix_of_show.mos_core.patch.host.names import ModelNames, plain_name, target_of
+from mix_of_show.mos_core.patch.host.read import read_any
 from mix_of_show.mos_core.patch.host.weights import merge_sites
 from mix_of_show.mos_core.records import Concept, Site, WeightedConcept
 
@@ -146,3 +149,29 @@ def test_bound_deltas_merge_as_the_file_does(unet, concepts):
             torch.testing.assert_close(found, weight + delta)
     assert set(ours.patches) == {site.key for site in bound.model}
     assert not unet.patches
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("lora_unet_double_blocks_0_img_mod_lin",),
+            r"made for Flux\.1, this MODEL is SD1\.5; load",
+        ),
+        (
+            ("lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k",),
+            "made for SDXL, this MODEL",
+        ),
+        (("diffusion_model.layers.3.attention.to_q",), r"another base model: Z-Image or Lumina 2"),
+    ],
+)
+def test_a_lora_of_another_base_is_refused_by_name(names, message, unet, clip, tmp_path):
+    tensors = {}
+    for name in names:
+        tensors[f"{name}.lora_down.weight"] = torch.ones(2, 2048)
+        tensors[f"{name}.lora_up.weight"] = torch.ones(64, 2)
+    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
+    concept = read_any(tmp_path / "x.safetensors")
+    for use in (bind, lambda m, c, e: apply_concepts(m, c, (e,))):
+        with pytest.raises(ArchitectureError, match=message):
+            use(unet, clip, WeightedConcept(concept))

@@ -91,8 +91,13 @@ def _check_found(
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ArchitectureError(
             f"'{concept.name}' changes '{missing[0]}', which this model does not have{more}; it "
-            "was made for another base model"
+            f"was made for another base model{_told_base(concept)}"
         )
+
+
+def _told_base(concept: Concept) -> str:
+    told = str(concept.metadata.get("base", ""))
+    return f": {told}" if "by its layers" in told else ""
 
 
 def _note_bias(patcher, name: str, target: Target, concept: Concept, left: dict[str, str]) -> None:
