@@ -109,3 +109,77 @@ def random_sdxl_clip(layers: int | None = None, dtype=torch.float32):
     clip = comfy.sd.CLIP(_TargetXL, model_options=options)
     fill_randomly(clip.cond_stage_model, 1)
     return clip
+
+
+TRANSFORMERS = {
+    "flux": (
+        "Flux",
+        {
+            "image_model": "flux",
+            "in_channels": 16,
+            "out_channels": 16,
+            "vec_in_dim": 768,
+            "context_in_dim": 4096,
+            "hidden_size": 3072,
+            "mlp_ratio": 4.0,
+            "num_heads": 24,
+            "depth": 1,
+            "depth_single_blocks": 1,
+            "axes_dim": [16, 56, 56],
+            "theta": 10000,
+            "patch_size": 2,
+            "qkv_bias": True,
+            "guidance_embed": True,
+        },
+    ),
+    "z_image": (
+        "ZImage",
+        {
+            "image_model": "lumina2",
+            "patch_size": 2,
+            "in_channels": 16,
+            "dim": 3840,
+            "n_layers": 1,
+            "n_refiner_layers": 1,
+            "n_heads": 30,
+            "n_kv_heads": 30,
+            "axes_dims": [32, 48, 48],
+            "axes_lens": [1536, 512, 512],
+            "ffn_dim_multiplier": 8 / 3,
+            "qk_norm": True,
+            "cap_feat_dim": 2560,
+            "rope_theta": 256.0,
+            "z_image_modulation": True,
+            "pad_tokens_multiple": 32,
+            "time_scale": 1000.0,
+        },
+    ),
+    "qwen_image": (
+        "QwenImage",
+        {
+            "image_model": "qwen_image",
+            "patch_size": 2,
+            "in_channels": 64,
+            "out_channels": 16,
+            "num_layers": 1,
+            "attention_head_dim": 128,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 3584,
+            "axes_dims_rope": (16, 56, 56),
+        },
+    ),
+}
+
+
+def random_transformer(family: str, dtype=torch.float32):
+    """A ModelPatcher with one block of each kind of a diffusion transformer, at its full width."""
+    kind, config = TRANSFORMERS[family]
+    if family == "flux" and hasattr(comfy.supported_models, "Krea2"):  # since then it wants this
+        config = {**config, "txt_ids_dims": []}
+    device = comfy.model_management.get_torch_device()
+    made = getattr(comfy.supported_models, kind)(dict(config))
+    made.set_inference_dtype(dtype, None)
+    model = made.get_model({}, "", device="cpu")
+    fill_randomly(model.diffusion_model, 0)
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)

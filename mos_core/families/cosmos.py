@@ -52,6 +52,5 @@ COSMOS = Family(
     (Encoder("t5xxl", "t5xxl", 1024, learns_tokens=False),),
     Latent(16, 3, 8, 2),
     recompute=("Block",),
-    file_marks=(r"blocks_\d+_adaln_modulation_", r"blocks_\d+_(self|cross)_attn_output_proj"),
     sequence=_SEQUENCE,
 )

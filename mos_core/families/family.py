@@ -7,7 +7,7 @@ ComfyUI; paths and keys are those of ComfyUI's state dicts, which are the names 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,12 +102,14 @@ class TokenSequence:
     padded_behind: str = ""
     references: bool = False
 
-    def attends(self, path: str) -> str | None:
-        """What attends in a module; None: it does not attend by itself."""
-        for pattern, kind in self.attention.items():
-            if re.fullmatch(pattern, path):
-                return kind
-        return None
+    def attending(self, paths: Iterable[str]) -> dict[str, str]:
+        """Those of a model's modules that attend -> what attends there."""
+        return {
+            path: kind
+            for path in paths
+            for pattern, kind in self.attention.items()
+            if re.fullmatch(pattern, path)
+        }
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,11 @@ FLUX = Family(
     (_T5, Encoder("clip_l", "l", 768, learns_tokens=False)),
     Latent(16, 2, 8, 2),
     recompute=_RECOMPUTE,
+    # What Flux.2 and Chroma do not have; files of the attentions alone may be for either.
     file_marks=(
-        r"double_blocks_\d+_(img|txt)_mod",
-        r"single_transformer_blocks_\d+_(norm_linear|proj_mlp)",
-        r"(time|guidance|vector)_in_",
+        r"double_blocks_\d+_(img|txt)_mod_lin",
+        r"single_transformer_blocks_\d+_norm_linear",
+        r"vector_in_",
     ),
     sequence=_SEQUENCE,
 )

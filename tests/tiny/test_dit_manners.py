@@ -10,7 +10,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from mix_of_show.mos_core.errors import ArchitectureError, RegionError
 from mix_of_show.mos_core.families import family_of
-from mix_of_show.mos_core.families.family import JOINT
+from mix_of_show.mos_core.families.family import CROSS, JOINT
 from support.dit_models import TINY, dit_conditioning, draw_dit, fill, tiny_dit
 from support.dit_regions import (
     LEFT,
@@ -247,10 +247,9 @@ def test_every_layer_of_every_model_has_a_role_and_every_joint_layer_attends(nam
     random_lora(model)  # asserts a role for each linear layer
     paths = dict(model.model.diffusion_model.named_modules())
     assert all(layer.path in paths for layer in layers)
-    attending = [path for path in paths if family.sequence.attends(path)]
-    kinds = {family.sequence.attends(path) for path in attending}
+    attending = family.sequence.attending(paths)
     assert len(attending) >= len(layers)
-    assert kinds & {JOINT, "cross"}
+    assert {JOINT, CROSS} & set(attending.values())
 
 
 def test_weights_are_seeded_by_name():

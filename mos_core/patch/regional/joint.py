@@ -68,7 +68,7 @@ class JointRegions(RegionalWrappers):
         if mask is not None:
             given["attention_mask"] = longer_mask(mask, context.shape[1], texts.context.shape[1])
         with ExitStack() as stack:
-            stack.enter_context(attention.watching(model, self.sequence))
+            stack.enter_context(attention.watching(model, run.attending(model)))
             stack.enter_context(texts_in_place(model, self.sequence, texts, image.cells))
             stack.enter_context(injected(model, run, rows))
             return executor(*given.args, **given.kwargs)

@@ -4,15 +4,16 @@ The override is one function for all attentions of a model, so hooks on the modu
 which is running. What another pack has put there is called for each group of tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import comfy.utils
 import torch
 
 from ...compose.tokens import SeenGroup
 from ...errors import RegionError
-from ...families.family import ALONE_WORD, TokenSequence
+from ...families.family import ALONE_WORD
 from .block import rows_of
 
 OVERRIDE = "optimized_attention_override"  # ComfyUI's key in transformer_options
@@ -67,14 +68,14 @@ class GroupedAttention:
         self.running = kind
 
     @contextmanager
-    def watching(self, model: torch.nn.Module, sequence: TokenSequence) -> Iterator[None]:
-        """Hooks that say which attention is running, for one call of the model."""
+    def watching(self, model: torch.nn.Module, attending: Mapping[str, str]) -> Iterator[None]:
+        """Hooks that say which attention is running, for one call of the model. attending: path of
+        a module -> what attends there."""
         handles = []
         try:
-            for path, module in model.named_modules():
-                kind = sequence.attends(path)
-                if kind is not None:
-                    handles.append(module.register_forward_pre_hook(self._note(kind)))
+            for path, kind in attending.items():
+                module = comfy.utils.get_attr(model, path)
+                handles.append(module.register_forward_pre_hook(self._note(kind)))
             yield
         finally:
             for handle in handles:

@@ -1,6 +1,6 @@
 """What regions in a diffusion transformer compute once per sampling run: places, gates, groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,6 +53,8 @@ class JointRun:
     """
 
     def __init__(self, family: Family, drawn: Sequence[Drawn], isolation: str, picture_layers: str):
+        assert family.sequence is not None
+        self.sequence = family.sequence
         self.drawn = drawn
         self.regions = [one.region for one in drawn]
         self.injection = Injection("full", drawn)
@@ -64,8 +66,15 @@ class JointRun:
         self.isolation = isolation
         self.picture_layers = picture_layers
         self.texts = RegionTexts(drawn)
+        self._attending: dict[str, str] = {}
 
     # --- who sees whom --------------------------------------------------------------------------
+
+    def attending(self, model: torch.nn.Module) -> Mapping[str, str]:
+        """Path of each module that attends -> what attends there."""
+        if not self._attending:
+            self._attending = self.sequence.attending(path for path, _ in model.named_modules())
+        return self._attending
 
     @once
     def parts(self, image: ImagePlan) -> torch.Tensor:
