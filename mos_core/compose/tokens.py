@@ -59,14 +59,22 @@ class SeenGroup:
     """Queries that see the same keys.
 
     queries: (n,) long; keys: (m,) long, or None: all of them. bias: (n, m) float32, added to the
-    logits, or None. texts: which text (0: global, 1..: the regions') each key is a word of, (m,)
-    long, -1 for the image's.
+    logits, or None. own: (m,) float32, 1 where a key is a word of a region and the queries are the
+    image's, for placement; None: nowhere.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor | None
     bias: torch.Tensor | None
-    texts: torch.Tensor
+    own: torch.Tensor | None = None
+
+    def biased(self, placement: float) -> torch.Tensor | None:
+        """What is added to the logits, with `placement` more for the regions' own words; (n, m) or
+        None."""
+        if self.own is None or not placement:
+            return self.bias
+        more = (placement * self.own).expand(len(self.queries), -1)
+        return more if self.bias is None else self.bias + more
 
 
 def read_shares(parts: torch.Tensor, plan: TextPlan) -> torch.Tensor:
@@ -90,7 +98,7 @@ def read_shares(parts: torch.Tensor, plan: TextPlan) -> torch.Tensor:
 def see_texts(plan: TextPlan) -> tuple[SeenGroup, ...]:
     """Texts alone (a refiner of text): each sees itself."""
     groups = [
-        _group(torch.tensor(words), [(text, words)], ())
+        _group(torch.tensor(words), [(text, words)], (), None, of_image=False)
         for text, words in enumerate(plan.ranges)
         if len(words)
     ]
@@ -113,10 +121,10 @@ def see_across(
 
 
 def see_jointly(
-    plan: TextPlan, member: torch.Tensor, parts: torch.Tensor, mode: str
+    plan: TextPlan, member: torch.Tensor, parts: torch.Tensor, mode: str, placed: bool = False
 ) -> tuple[SeenGroup, ...]:
     """Text and image in one sequence. member, parts: (regions, image tokens), whose background
-    belongs to no region."""
+    belongs to no region. placed: words and cells are to be told apart, for placement."""
     start, count = plan.total, member.shape[1]
     if mode == "off":
         member = torch.zeros_like(member)
@@ -126,11 +134,11 @@ def see_jointly(
         if len(words):  # as cells of its region that read nothing else
             signature = frozenset({text - 1}) if text and mode != "off" else frozenset()
             image = _visible(own, signature, mode, start)
-            found.append(_group(torch.tensor(words), [(text, words)], image))
+            found.append(_group(torch.tensor(words), [(text, words)], image, None, of_image=False))
     reads = read_shares(parts, plan)
     found += _image_classes(member, reads, plan.ranges, mode, start, with_image=True)
     total = start + count
-    return (*_merged(found, total), *_idle(plan))
+    return (*_merged(found, total, apart=placed), *_idle(plan))
 
 
 def _image_classes(
@@ -166,13 +174,15 @@ def _visible(own: dict[Signature, torch.Tensor], signature: Signature, mode: str
     return torch.cat(seen or [own[signature]]).sort().values + start
 
 
-def _group(queries, texts, image, weights: torch.Tensor | None = None) -> SeenGroup:
+def _group(
+    queries, texts, image, weights: torch.Tensor | None = None, of_image: bool = True
+) -> SeenGroup:
     """texts: (number, words) each, in order. weights: (queries, texts), None: one text alone."""
     image = torch.as_tensor(image, dtype=torch.long)
     words = [torch.tensor(words, dtype=torch.long) for _, words in texts]
-    numbers = [torch.full((len(words),), number) for number, words in texts]
     keys = torch.cat([*words, image])
-    whose = torch.cat([*numbers, torch.full((len(image),), -1)])
+    own = [torch.full((len(words),), float(number > 0)) for number, words in texts]
+    marks = torch.cat([*own, torch.zeros(len(image))])
     bias = None
     if weights is not None:
         bias = torch.zeros(len(queries), len(keys))
@@ -180,21 +190,24 @@ def _group(queries, texts, image, weights: torch.Tensor | None = None) -> SeenGr
         for column, (_, words) in enumerate(texts):
             bias[:, at : at + len(words)] = weights[:, column, None].log()
             at += len(words)
-    return SeenGroup(queries.long(), keys, bias, whose)
+    return SeenGroup(queries.long(), keys, bias, marks if of_image and marks.any() else None)
 
 
 def _idle(plan: TextPlan) -> list[SeenGroup]:
     """Nobody's tokens look at themselves, so that they stay numbers."""
     idle = torch.tensor(plan.idle, dtype=torch.long)
-    return [SeenGroup(idle, idle, None, torch.full_like(idle, -1))] if len(idle) else []
+    return [SeenGroup(idle, idle, None)] if len(idle) else []
 
 
-def _merged(groups: Sequence[SeenGroup], total: int) -> tuple[SeenGroup, ...]:
-    """Groups without bias that see the same keys become one. total: of all keys."""
+def _merged(groups: Sequence[SeenGroup], total: int, apart: bool = False) -> tuple[SeenGroup, ...]:
+    """Groups without bias that see the same keys become one; `apart`: not those whose own words
+    count differently. total: of all keys."""
     alike: dict[tuple, list[SeenGroup]] = {}
     for number, group in enumerate(groups):
         assert group.keys is not None
-        same: tuple = tuple(group.keys.tolist()) if group.bias is None else (number, None)
+        same: tuple = (number, None)
+        if group.bias is None:
+            same = (*group.keys.tolist(), apart and group.own is not None)
         alike.setdefault(same, []).append(group)
     merged = []
     for own in alike.values():
@@ -203,5 +216,5 @@ def _merged(groups: Sequence[SeenGroup], total: int) -> tuple[SeenGroup, ...]:
         if first.bias is None:
             queries = queries.sort().values
         keys = None if first.keys is None or len(first.keys) == total else first.keys
-        merged.append(SeenGroup(queries, keys, first.bias, first.texts))
+        merged.append(SeenGroup(queries, keys, first.bias, first.own if apart else None))
     return tuple(merged)

@@ -43,13 +43,15 @@ def add_regional_attention(
     injection: str = "full",
     isolation: str = "off",
     picture_layers: str = BY_AREA,
+    placement: float = 0.0,
 ):
     """A clone of the ModelPatcher that samples with regions.
 
     drawn: each region with its text and the concept that is bound to this model. injection: of
     INJECTIONS, for UNets; all layers of a transformer get their deltas. isolation: of ISOLATIONS.
-    picture_layers: of PICTURE_LAYERS, for transformers. Without regions the model stays as it is.
-    Raises ArchitectureError for a model of no known family or a text that does not fit it,
+    picture_layers: of PICTURE_LAYERS, for transformers. placement: what is added to the logits
+    between a region's cells and its own words (compose/placement.py); 0: nothing. Without regions
+    the model stays as it is. Raises ArchitectureError for a model of no known family or a text that does not fit it,
     RegionError if it has regions already.
     """
     assert isolation in ISOLATIONS
@@ -64,7 +66,7 @@ def add_regional_attention(
     family, layers = family_of(config)
     wrappers: RegionalWrappers
     if family.sequence is not None:
-        wrappers = JointRegions(family, drawn, isolation, picture_layers)
+        wrappers = JointRegions(family, drawn, isolation, picture_layers, placement)
     else:
         for one in drawn:
             for text in (one.text.positive, one.text.negative):

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 
 from ...compose.drawn import Drawn
+from ...compose.tokens import TextPlan
 from ...errors import RegionError
 from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, JOINT, Family
 from .block import halves_of
@@ -26,12 +27,19 @@ from .wrappers import RegionalWrappers
 class JointRegions(RegionalWrappers):
     """The wrappers of a diffusion transformer with regions.
 
-    picture_layers: of PICTURE_LAYERS.
+    picture_layers: of PICTURE_LAYERS. placement: b of compose/placement.py.
     """
 
-    def __init__(self, family: Family, drawn: Sequence[Drawn], isolation: str, picture_layers: str):
+    def __init__(
+        self,
+        family: Family,
+        drawn: Sequence[Drawn],
+        isolation: str,
+        picture_layers: str,
+        placement: float = 0.0,
+    ):
         assert family.sequence is not None
-        super().__init__(lambda: JointRun(family, drawn, isolation, picture_layers))
+        super().__init__(lambda: JointRun(family, drawn, isolation, picture_layers, placement))
         self.family = family
         self.sequence = family.sequence
 
@@ -58,10 +66,13 @@ class JointRegions(RegionalWrappers):
         texts = join_texts(run.texts, context, halves, x, multiple, shown)
         rows = CallRows(context.shape[0], texts.given[0], texts.padded[0], image)
 
-        def sees(kind, queries, keys):
-            return who_sees(run, kind, texts, image, queries, keys, x.device, context.dtype)
+        placement = run.placed(options)
 
-        attention = GroupedAttention(sees, options.get(OVERRIDE))
+        def sees(kind, queries, keys):
+            check_tokens(kind, texts.padded[0], image, queries, keys)
+            return run.groups_of(kind, texts.padded, image, placement > 0, x.device, context.dtype)
+
+        attention = GroupedAttention(sees, placement, options.get(OVERRIDE))
         given["context"] = texts.context
         given["transformer_options"] = {**options, OVERRIDE: attention}
         mask = given["attention_mask"]
@@ -89,17 +100,14 @@ class JointRegions(RegionalWrappers):
         return ImagePlan(rows, columns, -(rows * columns) % multiple, references), multiple
 
 
-def who_sees(run: JointRun, kind, texts, image: ImagePlan, queries: int, keys: int, device, dtype):
-    """The groups of each chunk of the batch; None: all see all in all of them.
-
-    Raises RegionError if the attention has other tokens than were planned.
-    """
-    text = texts.padded[0].total
+def check_tokens(kind: str, plan: TextPlan, image: ImagePlan, queries: int, keys: int) -> None:
+    """Raises RegionError if an attention has other tokens than were planned."""
+    text, both = plan.total, plan.total + image.total
     planned = {
         ALONE_TEXT: (text, text),
         ALONE_IMAGE: (image.total, image.total),
         CROSS: (image.total, text),
-        JOINT: (text + image.total, text + image.total),
+        JOINT: (both, both),
     }[kind]
     if planned != (queries, keys):
         raise RegionError(
@@ -107,10 +115,6 @@ def who_sees(run: JointRun, kind, texts, image: ImagePlan, queries: int, keys: i
             f"{planned[0]} and {planned[1]}. Another node may merge or cut tokens: take it out, or "
             "the regions"
         )
-    groups = [run.groups(kind, plan, image, device, dtype) for plan in texts.padded]
-    if all(own is None for own in groups):
-        return None
-    return groups
 
 
 def longer_mask(mask: torch.Tensor, before: int, after: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ which is running. What another pack has put there is called for each group of to
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import comfy.utils
@@ -22,10 +23,12 @@ Sees = Callable[[str, torch.Tensor, int], Sequence[tuple[SeenGroup, ...]] | None
 
 class GroupedAttention:
     """The override of one call. sees: (kind, q, keys) -> the groups of each chunk of the batch, or
-    None: all see all. prior: what was there before, or None."""
+    None: all see all. placement: what is added for regions' own words. prior: what was there
+    before, or None."""
 
-    def __init__(self, sees: Sees, prior=None):
+    def __init__(self, sees: Sees, placement: float = 0.0, prior=None):
         self.sees = sees
+        self.placement = placement
         self.prior = prior
         self.running: str | None = None
 
@@ -44,7 +47,7 @@ class GroupedAttention:
         mask, rest = (args[0], args[1:]) if args else (kwargs.pop("mask", None), ())
         kwargs = {**kwargs, **dict(zip(("attn_precision",), rest, strict=False))}
         if all(own is groups[0] for own in groups[1:]):
-            return attend_groups(attend, q, k, v, heads, mask, groups[0], along, kwargs)
+            return self.attend_all(attend, q, k, v, heads, mask, groups[0], along, kwargs)
         chunks = []
         for chunk, own in enumerate(groups):
             at = rows_of(chunk, groups, q.shape[0])
@@ -53,9 +56,15 @@ class GroupedAttention:
                 chunks.append(attend(q[at], k[at], v[at], heads, mask=part, **kwargs))
             else:
                 chunks.append(
-                    attend_groups(attend, q[at], k[at], v[at], heads, part, own, along, kwargs)
+                    self.attend_all(attend, q[at], k[at], v[at], heads, part, own, along, kwargs)
                 )
         return torch.cat(chunks)
+
+    def attend_all(self, attend, q, k, v, heads, mask, groups, along: int, options):
+        """`attend_groups` with the placement of now."""
+        if self.placement:
+            groups = [replace(group, bias=group.biased(self.placement)) for group in groups]
+        return attend_groups(attend, q, k, v, heads, mask, groups, along, options)
 
     def begins(self, kind: str) -> None:
         """A module that attends begins to run."""

@@ -8,6 +8,7 @@ import torch
 from ...compose.drawn import Drawn
 from ...compose.injection import Bundle, Gates, Injection, Single, make_bundles, make_gates
 from ...compose.isolation import cell_members
+from ...compose.placement import placement_scale
 from ...compose.tokens import (
     SeenGroup,
     TextPlan,
@@ -48,11 +49,18 @@ class ImagePlan:
 class JointRun:
     """The caches of one run.
 
-    picture_layers: of PICTURE_LAYERS. roles: of the sites that have deltas and that the family
-    knows.
+    picture_layers: of PICTURE_LAYERS. placement: b of compose/placement.py. roles: of the sites that
+    have deltas and that the family knows.
     """
 
-    def __init__(self, family: Family, drawn: Sequence[Drawn], isolation: str, picture_layers: str):
+    def __init__(
+        self,
+        family: Family,
+        drawn: Sequence[Drawn],
+        isolation: str,
+        picture_layers: str,
+        placement: float = 0.0,
+    ):
         assert family.sequence is not None
         self.sequence = family.sequence
         self.drawn = drawn
@@ -65,6 +73,7 @@ class JointRun:
         }
         self.isolation = isolation
         self.picture_layers = picture_layers
+        self.placement = placement
         self.texts = RegionTexts(drawn)
         self._attending: dict[str, str] = {}
 
@@ -85,8 +94,8 @@ class JointRun:
         return torch.cat([own, rest], 1)
 
     @once
-    def groups(self, kind: str, plan: TextPlan, image: ImagePlan, device, dtype):
-        """tuple of SeenGroup, on the device; None where all see all."""
+    def groups(self, kind: str, plan: TextPlan, image: ImagePlan, placed: bool, device, dtype):
+        """tuple of SeenGroup, on the device; None where all see all. placed: see_jointly."""
         if kind == ALONE_TEXT:
             found = see_texts(plan)
         else:
@@ -98,10 +107,19 @@ class JointRun:
             elif kind == CROSS:
                 found = see_across(plan, member, self.parts(image), self.isolation)
             else:
-                found = see_jointly(plan, member, self.parts(image), self.isolation)
+                found = see_jointly(plan, member, self.parts(image), self.isolation, placed)
         if len(found) == 1 and found[0].keys is None and found[0].bias is None:
             return None
         return tuple(_on(group, device, dtype) for group in found)
+
+    def groups_of(self, kind: str, plans: Sequence[TextPlan], *place):
+        """`groups` of each chunk of a batch by its plan; None where all see all in all of them."""
+        found = [self.groups(kind, plan, *place) for plan in plans]
+        return None if all(groups is None for groups in found) else found
+
+    def placed(self, options: Mapping) -> float:
+        """What is added to the logits of own words in the step that is running."""
+        return self.placement * placement_scale(progress_of(options)) if self.placement else 0.0
 
     # --- deltas ---------------------------------------------------------------------------------
 
@@ -159,9 +177,16 @@ class JointRun:
         return make_gates(concepts, ranks, part, device, dtype)
 
 
+def progress_of(options: Mapping) -> float:
+    """How far the sampling is, 0 to 1; 1 where that is not known. Waits for the device."""
+    sigmas, sigma = options.get("sample_sigmas"), options.get("sigmas")
+    if not isinstance(sigmas, torch.Tensor) or not isinstance(sigma, torch.Tensor):
+        return 1.0
+    done = int((sigmas[:-1] > sigma.reshape(-1)[0].to(sigmas) * 1.001).sum())
+    return done / max(1, len(sigmas) - 1)
+
+
 def _on(group: SeenGroup, device, dtype) -> SeenGroup:
     keys = None if group.keys is None else group.keys.to(device)
-    bias = None if group.bias is None else group.bias.to(device, dtype)
-    return replace(
-        group, queries=group.queries.to(device), keys=keys, bias=bias, texts=group.texts.to(device)
-    )
+    bias, own = (None if t is None else t.to(device, dtype) for t in (group.bias, group.own))
+    return replace(group, queries=group.queries.to(device), keys=keys, bias=bias, own=own)

@@ -1,7 +1,7 @@
 """What a sampling step of a diffusion transformer costs with four and eight regions, each with a
 text and a LoRA of its own, against plain sampling of the same model.
 
-scripts/bench transformers [--family z_image] [--size 1024] [--counts 4 8] [--rank 32] [--rounds 2]
+scripts/bench dit [--family z_image] [--size 1024] [--counts 4 8] [--rank 32] [--rounds 2]
 
 Real widths, random weights, one block of each kind and the token counts of `--size`, boxes that
 cover the picture, isolation on. Ratios in one run; processor time on a CPU.
