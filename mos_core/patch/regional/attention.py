@@ -51,8 +51,8 @@ def add_regional_attention(
     INJECTIONS, for UNets; all layers of a transformer get their deltas. isolation: of ISOLATIONS.
     picture_layers: of PICTURE_LAYERS, for transformers. placement: what is added to the logits
     between a region's cells and its own words (compose/placement.py); 0: nothing. Without regions
-    the model stays as it is. Raises ArchitectureError for a model of no known family or a text that does not fit it,
-    RegionError if it has regions already.
+    the model stays as it is. Raises ArchitectureError for a model of no known family or a text that
+    does not fit it, RegionError if it has regions already.
     """
     assert isolation in ISOLATIONS
     assert picture_layers in PICTURE_LAYERS

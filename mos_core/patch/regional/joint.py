@@ -89,15 +89,31 @@ class JointRegions(RegionalWrappers):
         patch = self.family.latent.patch
         rows, columns = (-(-side // patch) for side in x.shape[-2:])
         multiple = getattr(model, "pad_tokens_multiple", None) or 1
-        references = sum(
-            -(-r.shape[-2] // patch) * -(-r.shape[-1] // patch) for r in given["ref_latents"] or ()
-        )
+        if x.ndim == 5 and x.shape[2] > 1:
+            raise RegionError(
+                f"this latent has {x.shape[2]} frames; regions are for single pictures"
+            )
+        references = tuple(count_tokens(r, patch) for r in references_of(model, given))
         if references and not self.sequence.references:
             raise RegionError(
                 f"regions with reference pictures are not supported on {self.family.title}; leave "
                 "out the reference pictures or the regions"
             )
         return ImagePlan(rows, columns, -(rows * columns) % multiple, references), multiple
+
+
+def references_of(model, given: "Arguments") -> Sequence[torch.Tensor]:
+    """The reference pictures that the model will look at; some do only if told how."""
+    silent = getattr(model, "default_ref_method", "") is None
+    if silent and given["ref_latents_method"] is None:
+        return ()
+    return given["ref_latents"] or ()
+
+
+def count_tokens(latent: torch.Tensor, patch: int) -> int:
+    """Tokens of a latent (batch, channels, rows, columns), or with frames before the rows."""
+    frames = latent.shape[2] if latent.ndim == 5 else 1
+    return frames * -(-latent.shape[-2] // patch) * -(-latent.shape[-1] // patch)
 
 
 def check_tokens(kind: str, plan: TextPlan, image: ImagePlan, queries: int, keys: int) -> None:

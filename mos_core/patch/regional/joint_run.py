@@ -1,5 +1,6 @@
 """What regions in a diffusion transformer compute once per sampling run: places, gates, groups."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +18,10 @@ from ...compose.tokens import (
     see_jointly,
     see_texts,
 )
+from ...errors import RegionError
 from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, Family
 from ...records import Site
-from ...regions.region import shares
+from ...regions.region import Region, shares
 from .joint_texts import RegionTexts
 from .once import once
 
@@ -30,12 +32,13 @@ PICTURE_LAYERS = (BY_AREA, SKIP, ALL)
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """Tokens of the image in a sequence: rows * columns cells, then padding, then references."""
+    """Tokens of the image in a sequence: rows * columns cells, then padding, then so many of each
+    reference picture."""
 
     rows: int
     columns: int
     padding: int = 0
-    references: int = 0
+    references: tuple[int, ...] = ()
 
     @property
     def cells(self) -> int:
@@ -43,14 +46,14 @@ class ImagePlan:
 
     @property
     def total(self) -> int:
-        return self.cells + self.padding + self.references
+        return self.cells + self.padding + sum(self.references)
 
 
 class JointRun:
     """The caches of one run.
 
-    picture_layers: of PICTURE_LAYERS. placement: b of compose/placement.py. roles: of the sites that
-    have deltas and that the family knows.
+    picture_layers: of PICTURE_LAYERS. placement: b of compose/placement.py. roles: of the sites
+    that have deltas and that the family knows.
     """
 
     def __init__(
@@ -90,8 +93,33 @@ class JointRun:
         """(regions, image tokens), each region's share of each token; of those that belong to the
         picture as a whole, its share of the picture."""
         own = shares(self.regions, image.rows, image.columns).flatten(1)
-        rest = own.mean(1, keepdim=True).expand(-1, image.total - image.cells)
-        return torch.cat([own, rest], 1)
+        whole = own.mean(1)
+        columns = [own, whole[:, None].expand(-1, image.padding)]
+        for tokens, named in zip(image.references, self.named(len(image.references)), strict=True):
+            share = named / named.sum() if named.any() else whole
+            columns.append(share[:, None].expand(-1, tokens))
+        return torch.cat(columns, 1)
+
+    @once
+    def members(self, image: ImagePlan) -> torch.Tensor:
+        """(regions, image tokens) bool: which tokens belong to which region."""
+        own = cell_members(self.regions, image.rows, image.columns)
+        columns = [own, own.new_zeros(len(own), image.padding)]
+        for tokens, named in zip(image.references, self.named(len(image.references)), strict=True):
+            columns.append(named[:, None].bool().expand(-1, tokens))
+        return torch.cat(columns, 1)
+
+    @once
+    def named(self, count: int) -> torch.Tensor:
+        """(references, regions) float32, 1 where a region names a reference picture by its number.
+
+        Raises RegionError for a number that none of `count` pictures has.
+        """
+        named = torch.zeros(count, len(self.regions))
+        for number, region in enumerate(self.regions):
+            if count and region.reference is not None:
+                named[reference_number(region, count), number] = 1.0
+        return named
 
     @once
     def groups(self, kind: str, plan: TextPlan, image: ImagePlan, placed: bool, device, dtype):
@@ -99,9 +127,7 @@ class JointRun:
         if kind == ALONE_TEXT:
             found = see_texts(plan)
         else:
-            own = cell_members(self.regions, image.rows, image.columns)
-            rest = own.new_zeros(len(own), image.total - image.cells)
-            member = torch.cat([own, rest], 1)
+            member = self.members(image)
             if kind == ALONE_IMAGE:
                 found = see_image(member, self.isolation)
             elif kind == CROSS:
@@ -157,9 +183,17 @@ class JointRun:
     def in_image(self, image: ImagePlan) -> torch.Tensor:
         """(concepts, tokens) of the image."""
         own = self.injection.shares(image.rows, image.columns)
-        padding = own.mean(1, keepdim=True).expand(-1, image.padding)
-        references = self.whole(self.picture_layers)[:, None].expand(-1, image.references)
-        return torch.cat([own, padding, references], 1)
+        columns = [own, own.mean(1, keepdim=True).expand(-1, image.padding)]
+        for tokens, named in zip(image.references, self.named(len(image.references)), strict=True):
+            share = self.whole(self.picture_layers)
+            if named.any():
+                share = torch.zeros_like(share)
+                for one, part in zip(self.drawn, named / named.sum(), strict=True):
+                    if one.concept is not None:
+                        number = self.injection.numbers[id(one.concept)]
+                        share[number] += part * one.region.strength
+            columns.append(share[:, None].expand(-1, tokens))
+        return torch.cat(columns, 1)
 
     @once
     def gates(self, concepts, ranks, plan: TextPlan | None, image: ImagePlan | None,
@@ -184,6 +218,19 @@ def progress_of(options: Mapping) -> float:
         return 1.0
     done = int((sigmas[:-1] > sigma.reshape(-1)[0].to(sigmas) * 1.001).sum())
     return done / max(1, len(sigmas) - 1)
+
+
+def reference_number(region: Region, count: int) -> int:
+    """Which of `count` reference pictures a region names, from 0. Raises RegionError."""
+    found = re.search(r"\d+", region.reference or "")
+    number = int(found[0]) if found else 0
+    if not 1 <= number <= count:
+        raise RegionError(
+            f"the region '{region.name}' names the reference picture '{region.reference}', and "
+            f"the prompt has {count}; write its number, 1 to {count}, in the order of the nodes "
+            "that add them"
+        )
+    return number - 1
 
 
 def _on(group: SeenGroup, device, dtype) -> SeenGroup:
