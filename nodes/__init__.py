@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import apply, compose, find, fuse, fuse_export, handoff, load, regions, sample, train
+from . import apply, compose, detail, find, fuse, fuse_export, handoff, load, regions, sample, train
 from .concept_names import add_routes
 from .folders import register_folders
 
@@ -15,6 +15,7 @@ NODES = [
     *regions.NODES,
     *handoff.NODES,
     *find.NODES,
+    *detail.NODES,
     *sample.NODES,
     *compose.NODES,
 ]
