@@ -48,6 +48,11 @@ def owners_of(concepts: Concepts) -> dict[str, int]:
     return {word: number for word, number in owners.items() if word not in shared}
 
 
+def named_in(text: str, concepts: Concepts) -> list[int]:
+    """Numbers of the concepts that a text names, each once, in their order there."""
+    return _named(text, owners_of(concepts))
+
+
 def _named(prompt: str, owners: dict[str, int]) -> list[int]:
     """The concepts whose tokens stand in a prompt, each once, in their order."""
     if not owners:
@@ -65,12 +70,14 @@ def _whole_word(word: str) -> str:
 
 
 def _concept_of(region: Region, concepts: Concepts, owners: dict[str, int]) -> int | None:
-    for match in TOKEN_LIKE.finditer(region.prompt):
-        if match[0].casefold() not in owners:
+    for where, text in (("", region.prompt), ("'s negative prompt", region.negative)):
+        for match in TOKEN_LIKE.finditer(text):
+            if match[0].casefold() in owners:
+                continue
             raise RegionError(
-                f"The region '{region.name}' names {match[0]}, but no loaded concept has that "
-                f"token; nearest: {nearest_names(match[0], owners)}. Load the concept with Load "
-                "ED-LoRA / LoRA, correct the name, or write it without angle brackets."
+                f"The region '{region.name}'{where} names {match[0]}, but no loaded concept has "
+                f"that token; nearest: {nearest_names(match[0], owners)}. Load the concept with "
+                "Load ED-LoRA / LoRA, correct the name, or write it without angle brackets."
             )
     named = _named(region.prompt, owners)
     if region.concept is not None:

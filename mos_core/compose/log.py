@@ -1,6 +1,6 @@
 """What the guidance saw and did while a picture was sampled, for those who want to look inside."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -33,15 +33,44 @@ class ComposerLog:
     regions: Regions
     names: tuple[str, ...]  # of the regions, for pictures
     steps: list[GuidedStep] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    unguided: dict[str, list[int]] = field(default_factory=dict)  # why -> numbers of steps
     total_steps: int = 0
+    done: bool = False  # a sampling has begun
 
     def begin(self, total_steps: int) -> None:
         self.steps.clear()
-        self.notes.clear()
+        self.sentences.clear()
+        self.unguided.clear()
         self.total_steps = total_steps
+        self.done = True
 
     def note(self, text: str) -> None:
         """A sentence for the user, once."""
-        if text not in self.notes:
-            self.notes.append(text)
+        if text not in self.sentences:
+            self.sentences.append(text)
+
+    def not_guided(self, step: int, why: str) -> None:
+        """A step that should have been guided and was not."""
+        self.unguided.setdefault(why, []).append(step)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, a sentence each."""
+        missed = [f"Not led{in_steps(steps)}: {why}" for why, steps in self.unguided.items()]
+        return [*self.sentences, *missed]
+
+
+def in_steps(steps: Iterable[int]) -> str:
+    """' in step 3', ' in steps 1 to 4, 7'; numbers from 0 become numbers from 1."""
+    runs: list[list[int]] = []
+    for step in sorted(set(steps)):
+        if runs and step == runs[-1][1] + 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    if not runs:
+        return ""
+    words = [str(a + 1) if a == b else f"{a + 1} to {b + 1}" for a, b in runs]
+    plural = "s" if len(runs) > 1 or runs[0][0] != runs[0][1] else ""
+    return f" in step{plural} {', '.join(words)}"

@@ -6,8 +6,10 @@ from .log import ComposerLog
 def write_report(log: ComposerLog) -> str:
     """How many steps were led, how the loss went, what each region adds to it, and the notes."""
     lines = []
-    if not log.steps:
-        lines.append("No step has been led yet.")
+    if not log.done:
+        lines.append("Nothing has been sampled with this MODEL yet.")
+    elif not log.steps:
+        lines.append(f"None of {log.total_steps} steps was led.")
     else:
         first, last = log.steps[0], log.steps[-1]
         lines.append(f"{len(log.steps)} of {log.total_steps} steps were led.")

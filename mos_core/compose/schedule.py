@@ -16,6 +16,19 @@ MAX_STEPS = 26  # after so many guided steps it ends in any case
 LARGEST_CHANGE = 0.04
 
 
+def progress(sigma: float, schedule: torch.Tensor) -> float:
+    """How far along the whole noise schedule a sigma lies: 0 at its beginning, 1 at its end.
+
+    schedule: the model's own sigmas, ascending, evenly spaced in time. Whatever a model calls its
+    times (indices, logarithms, fractions), the place of a sigma among its sigmas is the same.
+    """
+    if sigma <= 0:
+        return 1.0
+    known = schedule.detach().float().cpu()
+    nearest = (known.clamp(min=1e-12).log() - math.log(sigma)).abs().argmin()
+    return 1.0 - nearest.item() / max(len(known) - 1, 1)
+
+
 def step_sizes(
     steps: int, size: float = STEP_SIZE, begin: float = 0.0, end: float = 1.0
 ) -> list[float]:

@@ -73,15 +73,16 @@ def apply_composer(
     family, _ = family_of(model.model.model_config.unet_config)
     notes = (*notes, *left_notes(family, drawn))
     if family.sequence is not None:
-        patched = add_regional_attention(model, drawn, *choices)
+        patched = add_regional_attention(model, drawn, *choices, say=log.note)
         told = transformer_notes(
             family, drawn, settings.injection, settings.guidance, settings.picture_layers
         )
         return patched, clip, log, (*regions.notes, *notes, *told)
     if settings.guidance.updates:
         model = clone_for_gradients(model)
-    patched = add_regional_attention(model, drawn, *choices)
+    patched = model.clone()
     add_layerwise_text(patched)
+    patched = add_regional_attention(patched, drawn, *choices, say=log.note)
     add_guidance(patched, Guidance(drawn, settings.guidance, log))
     return patched, clip, log, (*regions.notes, *notes)
 

@@ -7,7 +7,6 @@ only aliased or copied, and come back also after an error.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-import comfy.patcher_extension
 import comfy.samplers
 import torch
 
@@ -15,7 +14,10 @@ from ..host.autograd import autograd_on, checkpointed, frozen, weights_for_autog
 from ..host.forward import plain_attention
 from ..regional.map_recorder import KEEP, RECORDER, LastLayerDone, MapRecorder
 
-COMPILED = "torch.compile"  # key of the wrapper that ComfyUI's TorchCompileModel leaves
+OURS = "mix_of_show"  # beginning of the keys of this pack's own wrappers
+# Wrappers of other packs may have a memory of steps (caches, counters), and this pass is no step:
+# what others put on the model as attention patches acts in it, their wrappers do not.
+LEFT_OUT = ("multigpu_clones", "context_handler", "model_function_wrapper")
 
 
 @contextmanager
@@ -51,11 +53,19 @@ def maps_recorded(
         options = options_for_maps(model_options, recorder, stack)
         if entry.get("control") is not None:
             options = with_skips_apart(options)
-        with suppress(LastLayerDone):
+        with suppress(LastLayerDone), random_state_kept(x.device):
             comfy.samplers.calc_cond_batch(
                 model, [[ready(entry)]], latent, sigma.detach().clone(), options
             )
         yield latent
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """What draws noise in this pass takes nothing from the sampling's own."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 def active_positive(guider, sigma: float) -> dict | None:
@@ -109,17 +119,15 @@ class WithoutGradients:
 
 def options_for_maps(model_options: dict, recorder: MapRecorder, keep: ExitStack) -> dict:
     """A copy of the sampling's options: with the recorder, with attention that has a backward,
-    without compilation and other devices."""
+    without other packs' wrappers, compilation and other devices."""
     options = dict(model_options.get("transformer_options", {}))
     options[RECORDER], options[KEEP] = recorder, keep
     options["optimized_attention_override"] = plain_attention
-    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    wrappers = dict(options.get("wrappers", {}))
-    if COMPILED in wrappers.get(kind, {}):
-        wrappers[kind] = {k: v for k, v in wrappers[kind].items() if k != COMPILED}
-        options["wrappers"] = wrappers
-    left_out = ("multigpu_clones", "context_handler")
-    ours = {name: value for name, value in model_options.items() if name not in left_out}
+    options["wrappers"] = {
+        kind: {key: own for key, own in wrappers.items() if str(key).startswith(OURS)}
+        for kind, wrappers in options.get("wrappers", {}).items()
+    }
+    ours = {name: value for name, value in model_options.items() if name not in LEFT_OUT}
     return {**ours, "transformer_options": options}
 
 

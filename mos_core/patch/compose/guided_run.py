@@ -12,7 +12,7 @@ from ...compose.drawn import Drawn
 from ...compose.guidance import RegionLoss, region_loss
 from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
-from ...compose.schedule import StopRule, step_sizes, update_scale
+from ...compose.schedule import StopRule, progress, step_sizes, update_scale
 from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
 from ...families.unet import architecture_of, layer_levels
 from ..regional.map_recorder import MapRecorder
@@ -23,6 +23,12 @@ SMALLER = 2.0**5  # it is divided by this while gradients overflow
 # Bytes that a pass keeps for its backward: of SD1.5 in half precision up to the last layer of 1/32,
 # per cell of the latent and per pair of cells, measured; wider or finer is in proportion.
 BYTES_PER_CELL, BYTES_PER_PAIR, CHANNELS = 72e3, 34.0, 320
+NO_PROMPT = "no positive prompt for the whole picture is active then."
+NO_MAPS = (
+    "no layer has attention maps of 1/{} of the picture that belong to a region. Another node on "
+    "this MODEL may merge, tile or resize the picture there, or every region is smaller than a "
+    "cell: choose other attention_maps, or leave out that node."
+)
 NOISE_ALONE = 0.05  # part of the noise schedule: schedulers that begin a little late begin here
 USABLE = 0.7  # of the free memory
 
@@ -45,7 +51,8 @@ class GuidedRun:
         self.model_options = extra_args.get("model_options", {})
         self.denoise_mask = extra_args.get("denoise_mask")
         self.sigmas = sigmas
-        self.begin, self.end = (self._part(sigma) for sigma in (sigmas[0], sigmas[-1]))
+        schedule = guider.inner_model.model_sampling.sigmas
+        self.begin, self.end = (progress(float(s), schedule) for s in (sigmas[0], sigmas[-1]))
         self.sizes = step_sizes(
             max(len(sigmas) - 1, 1), self.settings.step_size, self.begin, self.end
         )
@@ -59,14 +66,6 @@ class GuidedRun:
         dtype = model.manual_cast_dtype or model.get_dtype()
         self.scale = FIRST_SCALE if dtype == torch.float16 else 1.0
         self.save_memory = self._is_short(x, dtype)
-
-    def _part(self, sigma: torch.Tensor) -> float:
-        """How far along the whole noise schedule a sigma lies: 0 at its beginning, 1 at its end."""
-        sampling = self.guider.inner_model.model_sampling
-        if float(sigma) <= 0:
-            return 1.0
-        time = float(sampling.timestep(sigma))
-        return 1.0 - min(max(time / (len(sampling.sigmas) - 1), 0.0), 1.0)
 
     def _choose_maps(self, x: torch.Tensor) -> None:
         config = self.guider.inner_model.model_config.unet_config
@@ -150,7 +149,8 @@ class GuidedRun:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigma = sigma.expand(x.shape[0])
         found = self._gradient_in_memory(x, sigma)
-        if found is None:
+        if isinstance(found, str):
+            self.log.not_guided(step, found)
             return
         gradient, losses, terms, maps = found
         fine = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(losses)
@@ -217,16 +217,18 @@ class GuidedRun:
 
     def gradient(self, x: torch.Tensor, sigma: torch.Tensor):
         """dLoss/dx (batch, channels, h, w) float32, the losses (batch,), the terms of the first
-        picture by name (regions,), its maps (regions, rows, columns); None if there is nothing to
+        picture by name (regions,), its maps (regions, rows, columns); or why there is nothing to
         guide by. In half precision the loss is scaled down while the gradient overflows."""
         while True:
             recorder = self._recorder()
             with maps_recorded(
                 self.guider, x, sigma, self.model_options, recorder, save_memory=self.save_memory
             ) as latent:
-                maps = recorder.means(*self.grid) if latent is not None else {}
+                if latent is None:
+                    return NO_PROMPT
+                maps = recorder.means(*self.grid)
                 if not maps:
-                    return None
+                    return NO_MAPS.format(8 * self.cell)
                 parts = {
                     region: region_loss(*both, self.known[region], self.settings.terms)
                     for region, both in maps.items()

@@ -19,6 +19,7 @@ injection live until the call ends, or as long as the `contextlib.ExitStack` und
 transformer_options (for blocks that are computed again in a backward pass).
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -27,12 +28,13 @@ from ...compose.injection import Injection
 from ...compose.isolation import ISOLATIONS
 from ...errors import ArchitectureError, RegionError
 from ...families import AttentionLayer, family_of
-from ...families.rows import BLOCKS, row_counts
+from ...families.rows import row_counts
 from .cross import RegionalPass
-from .hooks import injected
+from .hooks import injected, transformers_of
 from .joint import JointRegions
 from .joint_run import BY_AREA, PICTURE_LAYERS
 from .map_recorder import KEEP, RECORDER
+from .missed import Missed, Say
 from .run import Deltas, Places, RegionalRun, Texts, attention_path
 from .wrappers import KEY, RegionalWrappers, WrappersMP
 
@@ -44,15 +46,17 @@ def add_regional_attention(
     isolation: str = "off",
     picture_layers: str = BY_AREA,
     placement: float = 0.0,
+    say: Say = logging.warning,
 ):
     """A clone of the ModelPatcher that samples with regions.
 
     drawn: each region with its text and the concept that is bound to this model. injection: of
     INJECTIONS, for UNets; all layers of a transformer get their deltas. isolation: of ISOLATIONS.
     picture_layers: of PICTURE_LAYERS, for transformers. placement: what is added to the logits
-    between a region's cells and its own words (compose/placement.py); 0: nothing. Without regions
-    the model stays as it is. Raises ArchitectureError for a model of no known family or a text that
-    does not fit it, RegionError if it has regions already.
+    between a region's cells and its own words (compose/placement.py); 0: nothing. say: hears after
+    each sampling, a sentence each, what did not act in it. Without regions the model stays as it
+    is. Raises ArchitectureError for a model of no known family or a text that does not fit it,
+    RegionError if it has regions already.
     """
     assert isolation in ISOLATIONS
     assert picture_layers in PICTURE_LAYERS
@@ -73,7 +77,7 @@ def add_regional_attention(
                 check_text(text, one.region.name, config["context_dim"], layers)
         cross = [attention_path(layer) for layer in layers]
         inside = Injection(injection, drawn, cross)
-        wrappers = RegionalAttention(layers, config["context_dim"], drawn, inside, isolation)
+        wrappers = RegionalAttention(layers, config["context_dim"], drawn, inside, isolation, say)
     patched = model.clone()
     if any(one.region.weight > 0 for one in drawn):
         wrappers.put_on(patched)
@@ -93,18 +97,23 @@ class RegionalAttention(RegionalWrappers):
         drawn: Sequence[Drawn],
         injection: Injection,
         isolation: str,
+        say: Say,
     ):
-        super().__init__(self._new_run)
+        super().__init__(self._new_run, say)
         self.layers, self.width = layers, width
         self.drawn = tuple(drawn)
         self.injection = injection
         self.isolation = isolation
-        self.transformers = list(dict.fromkeys(layer.path.split(BLOCKS)[0] for layer in layers))
+        self.transformers = transformers_of(layers)
 
     def _new_run(self) -> RegionalRun:
         deltas = Deltas(self.injection)
         texts = Texts(self.drawn, self.layers, self.width, deltas)
-        return RegionalRun(Places(self.drawn, self.isolation), deltas, texts)
+        places = Places(self.drawn, self.isolation)
+        return RegionalRun(places, deltas, texts, Missed(len(self.layers)))
+
+    def missed_in(self, run: RegionalRun) -> tuple[str, ...]:
+        return run.missed.sentences()
 
     def run_model(self, executor, x, timesteps=None, context=None, y=None, control=None,
                   transformer_options=None, **kwargs):  # fmt: skip
@@ -114,7 +123,7 @@ class RegionalAttention(RegionalWrappers):
         unet = executor.class_obj
         call = RegionalPass(run, self.layers, unet, options.get(RECORDER))
         with ExitStack() as ours:
-            hooks = injected(unet, run.deltas, self.transformers)
+            hooks = injected(unet, run.deltas, self.transformers, run.missed, options)
             (options.get(KEEP) or ours).enter_context(hooks)
             return executor(x, timesteps, context, y, control, call.patch(options), **kwargs)
 

@@ -1,9 +1,18 @@
 """What ComfyUI tells the attention patches of a block, read from their `extra_options`."""
 
-import comfy.ldm.modules.attention
+from collections.abc import Callable, Sequence
 
-POSITIVE, NEGATIVE = 0, 1  # as in cond_or_uncond; what is neither counts as negative
+import comfy.ldm.modules.attention
+import torch
+
 TEXT = "mix_of_show_text"  # our entry in extra_options: what enters the cross-attention
+TOKENS = "mix_of_show_tokens"  # there too: how many tokens the text had before other packs' patches
+
+
+def note_tokens(n, context, value, extra_options):
+    """attn2_patch, the first one: what other packs append comes behind these tokens."""
+    extra_options[TOKENS] = context.shape[1]
+    return n, context, value
 
 
 def keep_text(n, context, value, extra_options):
@@ -12,8 +21,11 @@ def keep_text(n, context, value, extra_options):
     return n, context, value
 
 
-def attend(q, k, v, extra_options, prior=None):
-    """ComfyUI's attention, as the block itself would call it, or what another pack put there."""
+def attend(q, k, v, extra_options: dict, prior: Callable | None = None) -> torch.Tensor:
+    """ComfyUI's attention, as the block itself would call it, or what another pack put there.
+
+    q: (batch, queries, inner); k, v: (batch, keys, inner) -> (batch, queries, inner).
+    """
     if prior is not None:
         return prior(q, k, v, extra_options)
     return comfy.ldm.modules.attention.optimized_attention(
@@ -26,19 +38,14 @@ def attend(q, k, v, extra_options, prior=None):
     )
 
 
-def halves_of(extra_options) -> list[int]:
-    """For each chunk of the batch: POSITIVE or NEGATIVE."""
-    chunks = extra_options.get("cond_or_uncond") or [POSITIVE]
-    return [POSITIVE if entry == POSITIVE else NEGATIVE for entry in chunks]
-
-
-def rows_of(chunk: int, halves, batch: int) -> slice:
+def rows_of(chunk: int, chunks: Sequence, batch: int) -> slice:
     """Where a chunk lies in the batch."""
-    count = batch // len(halves)
+    count = batch // len(chunks)
     return slice(chunk * count, (chunk + 1) * count)
 
 
-def grid_of(extra_options, tokens: int) -> tuple[int, int] | None:
-    """(rows, columns) of the block's feature map; None if its tokens are no longer its cells."""
-    rows, columns = extra_options["activations_shape"][-2:]
-    return (rows, columns) if rows * columns == tokens else None
+def grid_of(extra_options: dict, q: torch.Tensor) -> tuple[int, int] | None:
+    """(rows, columns) of the block's feature map; None if its queries (batch, tokens, inner) are no
+    longer the cells of the pictures that entered it."""
+    batch, _, rows, columns = extra_options["activations_shape"]
+    return (rows, columns) if q.shape[:2] == (batch, rows * columns) else None

@@ -1,25 +1,40 @@
 """One UNet call with regions: the attention patches of every layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from ...compose.attention import common_length, gather, mix_regions, repeat_tokens, scatter
+from ...compose.attention import (
+    Group,
+    common_length,
+    gather,
+    mix_regions,
+    repeat_tokens,
+    scatter,
+)
 from ...compose.injection import DeltaStack
+from ...errors import RegionError
 from ...families import AttentionLayer
 from ..text.layerwise_model import with_first_patch
-from .block import POSITIVE, TEXT, attend, grid_of, halves_of, keep_text, rows_of
+from .block import TEXT, TOKENS, attend, grid_of, keep_text, note_tokens, rows_of
+from .missed import ISOLATION, PROMPTS
+from .roles import POSITIVE, roles_of
 from .run import RegionalRun, attention_path
+from .self_attention import isolated_attention, record_self
 
 OUTPUTS = "mix_of_show_outputs"  # in extra_options: the regions' own attention, for their to_out
+Tensors = tuple[torch.Tensor, ...]
 
 
 class RegionalPass:
     """Patches of one call. layers: of the model, in running order. unet: the live module, from
-    which only text projections are read."""
+    which only text projections are read. recorder: of attention maps, or None."""
 
-    def __init__(self, run: RegionalRun, layers: Sequence[AttentionLayer], unet, recorder):
+    def __init__(
+        self, run: RegionalRun, layers: Sequence[AttentionLayer], unet: torch.nn.Module, recorder
+    ):
         self.places, self.deltas, self.texts = run.places, run.deltas, run.texts
+        self.missed = run.missed
         self.unet = unet
         self.recorder = recorder
         self.numbers = range(len(run.places.regions))
@@ -35,25 +50,27 @@ class RegionalPass:
             if recorded or self.places.mode != "off":
                 own[key] = self.self_attention(layer, own.get(key, own.get(key[:2])), recorded)
         patched = with_first_patch(options, "attn2_output_patch", self.finish)
+        patched = with_first_patch(patched, "attn2_patch", note_tokens)
         patches = patched["patches"]
-        patches["attn2_patch"] = [*patches.get("attn2_patch", []), keep_text]
+        patches["attn2_patch"] = [*patches["attn2_patch"], keep_text]
         return {**patched, "patches_replace": replace}
 
     # --- cross-attention ---------------------------------------------------------------------
 
-    def cross_attention(self, layer, prior, recorded: bool):
+    def cross_attention(self, layer: AttentionLayer, prior: Callable | None, recorded: bool):
         """attn2_replace of one layer. prior: what another pack put there, or None."""
-        attend_group = self.attend_group if prior is None else self.attend_group_by_prior
 
         def replace(q, k, v, extra_options):
             x, *text = extra_options.pop(TEXT)
-            grid = grid_of(extra_options, q.shape[1])
+            added = max(0, k.shape[1] - extra_options.pop(TOKENS))
+            grid = grid_of(extra_options, q)
             if grid is None:
+                self.missed.note(PROMPTS, layer.index, extra_options)
                 return attend(q, k, v, extra_options, prior)
-            halves = halves_of(extra_options)
+            roles = roles_of(extra_options)
             if recorded:
-                self.record_cross(layer, halves, x, q, k, text[0], extra_options)
-            lengths = tuple(self.length(n, halves, k.shape[1]) for n in self.numbers)
+                self.record_cross(layer, roles, x, q, k, text[0], added, extra_options)
+            lengths = tuple(self.length(n, roles, k.shape[1], added) for n in self.numbers)
             placement = self.places.placement(grid, lengths, q.device, q.dtype)
             needed = prior is not None or not placement.everything
             base = attend(q, k, v, extra_options, prior) if needed else None
@@ -61,9 +78,13 @@ class RegionalPass:
                 return base
             outputs = []
             for group in placement.groups:
-                own = self.keys_values(group.members, layer, halves, (k, v), text, lengths)
+                own = self.keys_values(group.members, layer, roles, (k, v), text, lengths, added)
                 delta = self.delta(group.members, layer, "to_q", q)
-                outputs.append(attend_group(group, x, q, own, delta, extra_options, prior))
+                if prior is None:
+                    out = self.attend_group(group, x, q, own, delta, extra_options)
+                else:
+                    out = self.attend_group_by_prior(group, x, q, own, delta, extra_options, prior)
+                outputs.append(out)
             extra_options[OUTPUTS] = (placement, outputs)
             # What a prior hands out may be its own property.
             safe = prior is None and not torch.is_grad_enabled()
@@ -71,7 +92,15 @@ class RegionalPass:
 
         return replace
 
-    def attend_group(self, group, x, q, own, delta, extra_options, prior=None):
+    def attend_group(
+        self,
+        group: Group,
+        x: torch.Tensor,
+        q: torch.Tensor,
+        own: Tensors,
+        delta: DeltaStack | None,
+        extra_options: dict,
+    ) -> torch.Tensor:
         """(members, batch, count, inner): each member's cells to each member's text.
 
         x: (batch, cells, width) and q: (batch, cells, inner) of the whole map. own: k and v,
@@ -84,8 +113,18 @@ class RegionalPass:
         out = attend(own_q.flatten(0, 1), keys, values, extra_options)
         return out.unflatten(0, own_q.shape[:2])
 
-    def attend_group_by_prior(self, group, x, q, own, delta, extra_options, prior):
-        """The same by another pack's attention, which may need the whole map (an image prompt)."""
+    def attend_group_by_prior(
+        self,
+        group: Group,
+        x: torch.Tensor,
+        q: torch.Tensor,
+        own: Tensors,
+        delta: DeltaStack | None,
+        extra_options: dict,
+        prior: Callable,
+    ) -> torch.Tensor:
+        """The same by another pack's attention, which may need the whole map (an image prompt).
+        Raises RegionError where that one takes no text but the global one."""
         members = len(group.members)
         keys, values = (t.unflatten(0, (members, -1)) for t in own)
         outputs = []
@@ -93,41 +132,63 @@ class RegionalPass:
             own_q = q
             if delta is not None:
                 own_q = q + delta.of(i).on(x[None])[0]
-            out = prior(own_q, keys[i], values[i], extra_options)
+            try:
+                out = prior(own_q, keys[i], values[i], extra_options)
+            except RuntimeError as problem:
+                raise RegionError(
+                    "another node's attention patch on this MODEL cannot read a region's text "
+                    f"({problem}). Leave out that node, or give the regions prompts of the same "
+                    "length as the global one"
+                ) from problem
             outputs.append(out.index_select(1, cells))
         return torch.stack(outputs)
 
-    def delta(self, members, layer, part: str, like: torch.Tensor) -> DeltaStack | None:
+    def delta(
+        self, members: Sequence[int], layer: AttentionLayer, part: str, like: torch.Tensor
+    ) -> DeltaStack | None:
         """The members' deltas of a part of a cross-attention, as `like` is stored."""
         path = attention_path(layer)
         return self.deltas.in_cross(tuple(members), path, part, like.device, like.dtype)
 
-    def length(self, region: int, halves, global_length: int) -> int:
-        """Text tokens of a region that serve all halves of this batch."""
-        own = (self.texts.length(region, half) for half in set(halves))
-        return common_length([length or global_length for length in own])
+    def length(self, region: int, roles: Sequence[int], global_length: int, added: int) -> int:
+        """Text tokens of a region that serve all roles of this batch. added: tokens that another
+        pack has put behind the global text."""
+        own = (self.texts.length(region, role) for role in set(roles))
+        return common_length([n + added if n else global_length for n in own])
 
-    def keys_values(self, members, layer, halves, global_kv, global_text, lengths):
-        """k and v (members * batch, tokens, inner): each member's text for each chunk's half."""
-        batch, device, dtype = global_kv[0].shape[0], global_kv[0].device, global_kv[0].dtype
+    def keys_values(
+        self,
+        members: Sequence[int],
+        layer: AttentionLayer,
+        roles: Sequence[int],
+        global_kv: Sequence[torch.Tensor],
+        global_text: Sequence[torch.Tensor],
+        lengths,
+        added: int,
+    ) -> Tensors:
+        """k and v (members * batch, tokens, inner): each member's text for each chunk's role, and
+        behind it what another pack has added. lengths: region -> tokens."""
+        batch = global_kv[0].shape[0]
         rows: tuple[list, list] = ([], [])
         for region in members:
-            for chunk, half in enumerate(halves):
-                pair = self.texts.keys_values(region, half, layer, self.unet, device, dtype)
-                if pair is None:  # the global text, through the region's concept
-                    at = rows_of(chunk, halves, batch)
-                    pair = tuple(
-                        kv[at] + self.texts.delta(region, layer, part, text[at])
-                        for part, kv, text in zip(
-                            ("to_k", "to_v"), global_kv, global_text, strict=True
-                        )
-                    )
-                for row, tensor in zip(rows, pair, strict=True):
-                    tensor = repeat_tokens(tensor, lengths[region])
-                    row.append(tensor.expand(batch // len(halves), -1, -1))
+            for chunk, role in enumerate(roles):
+                at = rows_of(chunk, roles, batch)
+                own = self.texts.keys_values(
+                    region, role, layer, self.unet, global_kv[0].device, global_kv[0].dtype
+                )
+                parts = zip(("to_k", "to_v"), rows, global_kv, global_text, strict=True)
+                for n, (part, row, kv, text) in enumerate(parts):
+                    count = batch // len(roles)
+                    if own is None:  # the global text, through the region's concept
+                        tensor = kv[at] + self.texts.delta(region, layer, part, text[at])
+                    else:
+                        tensor = own[n].expand(count, -1, -1)
+                        if added:
+                            tensor = torch.cat([tensor, kv[at][:, -added:]], 1)
+                    row.append(repeat_tokens(tensor, lengths[region]).expand(count, -1, -1))
         return tuple(torch.cat(row) for row in rows)
 
-    def finish(self, n, extra_options):
+    def finish(self, n: torch.Tensor, extra_options: dict) -> torch.Tensor:
         """attn2_output_patch, the first one: the regions' own to_out, and the end of the layer."""
         name, number = extra_options["block"]
         layer = self.layers[name, number, extra_options.get("block_index", 0)]
@@ -141,50 +202,41 @@ class RegionalPass:
             self.recorder.done(layer.index)
         return n
 
-    def record_cross(self, layer, halves, x, q, k, text, extra_options):
+    def record_cross(self, layer, roles, x, q, k, text, added: int, extra_options) -> None:
         """Hands the recorder each region's queries and keys, over the whole canvas."""
-        for chunk, half in enumerate(halves):
-            if half != POSITIVE:
+        for chunk, role in enumerate(roles):
+            if role != POSITIVE:
                 continue
-            at = rows_of(chunk, halves, q.shape[0])
+            at = rows_of(chunk, roles, q.shape[0])
             for region in self.numbers:
                 own_q = q[at]
                 delta = self.delta((region,), layer, "to_q", q)
                 if delta is not None:
                     own_q = own_q + delta.on(x[at][None])[0]
-                lengths = {region: self.texts.length(region, half) or k.shape[1]}
+                lengths = {region: self.length(region, [role], k.shape[1], added)}
                 own_k, _ = self.keys_values(
-                    (region,), layer, [half], (k[at], k[at]), (text[at], text[at]), lengths
+                    (region,), layer, [role], (k[at], k[at]), (text[at], text[at]), lengths, added
                 )
                 self.recorder.cross(layer.index, region, own_q, own_k, extra_options["n_heads"])
 
     # --- self-attention ----------------------------------------------------------------------
 
-    def self_attention(self, layer, prior, recorded: bool):
+    def self_attention(self, layer: AttentionLayer, prior: Callable | None, recorded: bool):
         """attn1_replace of one layer: isolation. Another pack's replacement wins over it."""
 
         def replace(q, k, v, extra_options):
-            grid = grid_of(extra_options, q.shape[1])
-            if grid is None:
+            grid = grid_of(extra_options, q)
+            if grid is None or k.shape[0] != q.shape[0] or k.shape[1] < q.shape[1]:
+                if self.places.mode != "off":
+                    self.missed.note(ISOLATION, layer.index, extra_options)
                 return attend(q, k, v, extra_options, prior)
             groups = self.places.isolation(grid, q.device)
             isolated = prior is None and any(group.keys is not None for group in groups)
             if recorded:
                 bias = self.places.isolation_bias(grid, q.device) if isolated else None
-                for region in self.numbers:
-                    self.recorder.self_attention(
-                        layer.index, region, q, k, extra_options["n_heads"], bias
-                    )
+                record_self(self.recorder, layer, self.numbers, q, k, bias, extra_options)
             if not isolated:
                 return attend(q, k, v, extra_options, prior)
-            out = torch.empty_like(q)
-            for group in groups:
-                keys, values = (
-                    t if group.keys is None else t.index_select(1, group.keys) for t in (k, v)
-                )
-                own = attend(q.index_select(1, group.queries), keys, values, extra_options)
-                copy = out.index_copy if torch.is_grad_enabled() else out.index_copy_
-                out = copy(1, group.queries, own)
-            return out
+            return isolated_attention(groups, q, k, v, extra_options)
 
         return replace

@@ -7,7 +7,7 @@ cells and on the region's own words.
 
 import inspect
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import lru_cache
 
 import torch
@@ -16,11 +16,11 @@ from ...compose.drawn import Drawn
 from ...compose.tokens import TextPlan
 from ...errors import RegionError
 from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, JOINT, Family
-from .block import halves_of
 from .joint_attention import OVERRIDE, GroupedAttention
 from .joint_hooks import CallRows, injected
 from .joint_run import ImagePlan, JointRun
 from .joint_texts import join_texts, texts_in_place
+from .roles import roles_of
 from .wrappers import RegionalWrappers
 
 
@@ -43,11 +43,6 @@ class JointRegions(RegionalWrappers):
         self.family = family
         self.sequence = family.sequence
 
-    def sample(self, executor, *args, **kwargs):
-        """OUTER_SAMPLE wrapper: a run of ours, with nothing compiled."""
-        with eager():
-            return super().sample(executor, *args, **kwargs)
-
     def note_call(self, executor, *args, **kwargs):
         """APPLY_MODEL wrapper: the model knows what it makes of a text."""
         if self.runs:
@@ -62,7 +57,7 @@ class JointRegions(RegionalWrappers):
         x, context = given["x"], given["context"]
         image, multiple = self.plan_image(model, x, given)
         shown = [bool(part.any()) for part in run.parts(image)]
-        halves = halves_of(options)
+        halves = roles_of(options)
         texts = join_texts(run.texts, context, halves, x, multiple, shown)
         rows = CallRows(context.shape[0], texts.given[0], texts.padded[0], image)
 
@@ -142,18 +137,6 @@ def longer_mask(mask: torch.Tensor, before: int, after: int) -> torch.Tensor:
         )
     free = 0.0 if mask.is_floating_point() else 1
     return torch.nn.functional.pad(mask, (0, after - before), value=free)
-
-
-@contextmanager
-def eager():
-    """Compiled models run as they are written: a compiled graph does not see forward hooks. What
-    was compiled stays so for the runs after."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if set_stance is None:
-        yield
-        return
-    with set_stance("force_eager"):
-        yield
 
 
 class Arguments:

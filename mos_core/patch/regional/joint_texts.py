@@ -13,7 +13,8 @@ import torch
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.tokens import TextPlan
 from ...errors import ArchitectureError
-from .block import POSITIVE, rows_of
+from .block import rows_of
+from .roles import NEGATIVE, POSITIVE
 
 NOT_TEXT = ("reference_latents", "concat_latent_image", "concat_mask")  # entries of the picture's
 
@@ -32,7 +33,7 @@ class RegionTexts:
     def own(self, region: int, half: int, noise: torch.Tensor, dtype) -> torch.Tensor | None:
         """(1, tokens, width) on the noise's device; None where the global text stays."""
         text = self.drawn[region].text
-        source = text.positive if half == POSITIVE else text.negative
+        source = {POSITIVE: text.positive, NEGATIVE: text.negative}.get(half)
         if source is None:
             return None
         key = (region, half, noise.device, dtype)

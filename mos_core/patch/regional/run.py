@@ -26,19 +26,21 @@ from ...families import AttentionLayer
 from ...families.rows import row_of_layers
 from ...records import Site
 from ...text.layerwise import split_layers
-from .block import POSITIVE
+from .missed import Missed
 from .once import once
+from .roles import NEGATIVE, POSITIVE
 
 Grid = tuple[int, int]  # rows and columns of a feature map
 
 
 @dataclass(frozen=True, eq=False)
 class RegionalRun:
-    """The caches of one run."""
+    """The caches of one run, and what did not act in it."""
 
     places: "Places"
     deltas: "Deltas"
     texts: "Texts"
+    missed: Missed
 
 
 class Places:
@@ -128,18 +130,18 @@ class Texts:
         self.layers, self.width = layers, width
         self.deltas = deltas
 
-    def _own(self, region: int, half: int) -> Conditioning | None:
+    def _own(self, region: int, role: int) -> Conditioning | None:
         text = self.texts[region]
-        return text.positive if half == POSITIVE else text.negative
+        return {POSITIVE: text.positive, NEGATIVE: text.negative}.get(role)
 
-    def length(self, region: int, half: int) -> int | None:
+    def length(self, region: int, role: int) -> int | None:
         """Tokens of a region's own text, or None where the global one stays."""
-        own = self._own(region, half)
+        own = self._own(region, role)
         return None if own is None else own[0][0].shape[1]
 
     @once
-    def _by_layer(self, region: int, half: int, device, dtype) -> tuple[torch.Tensor, ...] | None:
-        own = self._own(region, half)
+    def _by_layer(self, region: int, role: int, device, dtype) -> tuple[torch.Tensor, ...] | None:
+        own = self._own(region, role)
         if own is None:
             return None
         text = own[0][0].to(device, dtype)
@@ -150,9 +152,9 @@ class Texts:
         return tuple(split[row] for row in row_of_layer)
 
     @once
-    def keys_values(self, region: int, half: int, layer, unet, device, dtype):
+    def keys_values(self, region: int, role: int, layer, unet, device, dtype):
         """k and v (1, tokens, inner) of a region's text in one layer; None: the global text."""
-        texts = self._by_layer(region, half, device, dtype)
+        texts = self._by_layer(region, role, device, dtype)
         if texts is None:
             return None
         text, name = texts[layer.index], attention_path(layer)

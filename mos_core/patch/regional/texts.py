@@ -1,7 +1,9 @@
 """Texts of the regions, encoded once: each by the text encoder of its own concept."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from ...compose.assign import named_in
 from ...compose.drawn import Conditioning, Drawn, RegionText
 from ...records import Concepts
 from ...regions.region import Regions
@@ -21,21 +23,26 @@ def encode_region_texts(
     assigned: Sequence[int | None] | None = None,
 ) -> tuple[RegionText, ...]:
     """clip: as given, it encodes regions without a concept; a clone with the deltas and tokens of
-    concept `assigned[i]` encodes region i. Every text is encoded once.
+    concept `assigned[i]` encodes region i. A text that names another concept too (a negative one)
+    has that one's embeddings, not its deltas. Every text is encoded once.
 
     Raises ConceptTokenError for concept tokens that the region's CLIP does not know.
     """
     assigned = assigned or [None] * len(regions.regions)
-    clips: dict[int | None, object] = {None: clip}
+    clips: dict[tuple[int | None, tuple[int, ...]], object] = {(None, ()): clip}
     done: dict[tuple[int | None, str], Conditioning] = {}
 
     def encode(number: int | None, text: str) -> Conditioning | None:
         if not text.strip():
             return None
-        if number is not None and number not in clips:
-            clips[number] = apply_to_clip(clip, (concepts[number],))
         if (number, text) not in done:
-            done[number, text] = encode_text(clips[number], text)
+            named = named_in(text, concepts)
+            others = tuple(sorted(n for n in named if n != number and concepts[n].concept.tables))
+            if (number, others) not in clips:
+                own = () if number is None else (concepts[number],)
+                silent = (replace(concepts[n], strength_clip=0.0) for n in others)
+                clips[number, others] = apply_to_clip(clip, (*own, *silent))
+            done[number, text] = encode_text(clips[number, others], text)
         return done[number, text]
 
     return tuple(

@@ -1,9 +1,14 @@
 """The three wrappers of a model with regions, whatever its kind."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import comfy.patcher_extension
+
+from ..host.compiled import uncompiled
+from .missed import Say
+from .roles import OTHER, ROLES, with_roles
 
 KEY = "mix_of_show_regional"  # of our wrappers on a ModelPatcher
 HOOKED = "mix_of_show_hooked"  # key in transformer_options: weights change between steps
@@ -13,11 +18,13 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 class RegionalWrappers:
     """Holds no module and no weight of the model.
 
-    new_run: makes what is computed once per sampling run.
+    new_run: makes what is computed once per sampling run. say: hears after each sampling, a
+    sentence each, what did not act in it.
     """
 
-    def __init__(self, new_run: Callable[[], Any]):
+    def __init__(self, new_run: Callable[[], Any], say: Say = logging.warning):
         self.new_run = new_run
+        self.say = say
         self.runs: list = []  # the sampling runs that are going on; the last is ours
 
     def __deepcopy__(self, memo):
@@ -33,24 +40,45 @@ class RegionalWrappers:
             patcher.add_wrapper_with_key(kind, KEY, wrapper)
 
     def sample(self, executor, *args, **kwargs):
-        """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run."""
-        self.runs.append(self.new_run())
+        """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run. Conditionings
+        are marked with what they draw, and nothing runs compiled."""
+        guider, run = executor.class_obj, self.new_run()
+        conds = guider.conds
+        self.runs.append(run)
         try:
-            return executor(*args, **kwargs)
+            guider.conds = with_roles(conds)
+            with uncompiled():
+                return executor(*args, **kwargs)
         finally:
+            guider.conds = conds
             self.runs.pop()
+            for sentence in self.missed_in(run):
+                self.say(sentence)
 
     def note_call(self, executor, *args, **kwargs):
-        """APPLY_MODEL wrapper: with ComfyUI's hooks, weights may change from step to step."""
-        options = kwargs.get("transformer_options") or (args[5] if len(args) > 5 else None)
+        """APPLY_MODEL wrapper: takes off the marks, and notes whether ComfyUI's hooks change
+        weights from step to step."""
+        roles = kwargs.pop(ROLES, None)
+        named = "transformer_options" in kwargs or len(args) < 6
+        options = dict((kwargs.get("transformer_options") if named else args[5]) or {})
+        if roles is not None:
+            options[ROLES] = tuple(roles.tolist())  # on the CPU
+        elif self.runs:
+            options[ROLES] = (OTHER,) * len(args[0])  # a pass of another node's own
         patcher = getattr(executor.class_obj, "current_patcher", None)
-        if options is not None and getattr(patcher, "current_hooks", None) is not None:
+        if getattr(patcher, "current_hooks", None) is not None:
             options[HOOKED] = True
-        return executor(*args, **kwargs)
+        if named:
+            return executor(*args, **{**kwargs, "transformer_options": options})
+        return executor(*args[:5], options, *args[6:], **kwargs)
 
     def run_model(self, executor, *args, **kwargs):
         """DIFFUSION_MODEL wrapper."""
         raise NotImplementedError
+
+    def missed_in(self, run) -> tuple[str, ...]:
+        """What did not act in a run, a sentence each."""
+        return ()
 
     def run_of(self, options) -> Any:
         """What was computed for this sampling run; anew if weights may have changed since."""

@@ -102,7 +102,25 @@ class LayerwiseText:
             options = with_first_patch(
                 options, "attn2_patch", self.pick(split_layers(context, rows))
             )
+        patches = options.get("patches", {})
+        if patches.get("attn2_patch"):
+            own = [*patches["attn2_patch"], self.slice_foreign]
+            options = {**options, "patches": {**patches, "attn2_patch": own}}
         return executor(x, timesteps, context, y, control, options, **kwargs)
+
+    def slice_foreign(self, n, context, value, extra_options):
+        """The last attn2_patch: a wide text that another pack's patch has put in, out of the
+        conditioning where no mark travels, is cut to this layer's own part."""
+        name, number = extra_options["block"]
+        key = name, number, extra_options.get("block_index", 0)
+        return n, self.own_part(context, key), self.own_part(value, key)
+
+    def own_part(self, text: torch.Tensor, key: tuple) -> torch.Tensor:
+        rows = self.rows_of(text)
+        if rows is None or rows == 1:
+            return text
+        start = self.rows[rows][key] * self.width
+        return text[..., start : start + self.width]
 
     def pick(self, texts: Sequence[torch.Tensor]):
         """The attn2_patch that hands each layer its own of `texts`, (batch, tokens, width) each."""
