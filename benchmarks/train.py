@@ -19,9 +19,10 @@ from mix_of_show.mos_core.families.unet import SD15
 from mix_of_show.mos_core.patch.host.branches import text_module_shapes, unet_module_shapes
 from mix_of_show.mos_core.patch.host.forward import DTYPES, plain_attention
 from mix_of_show.mos_core.patch.train.session import open_session
-from mix_of_show.mos_core.train.loop import make_optimizer, step_loss
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.settings import TrainSettings
+from mix_of_show.mos_core.train.snapshot import make_optimizer
+from mix_of_show.mos_core.train.step import make_example, step_loss
 from mix_of_show.mos_core.train.trainable import make_trainable
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         kinds = [f"photo of a <TOK>{i if args.captions else ''}" for i in range(args.batch)]
         views = make_views(images, [], kinds, args.size, 1, 0)
         latents = torch.randn(args.batch, 4, args.size // 8, args.size // 8)
-        weights = torch.ones(args.batch, 1, *latents.shape[2:])
+        examples = [make_example(*pair, settings) for pair in zip(views, latents, strict=True)]
 
     times = {"step": [], "bare": []}
     with open_session(model, clip, trainable, "auto", args.checkpointing) as session:
@@ -72,7 +73,7 @@ def main() -> None:
         unet = session.model.diffusion_model
 
         def step(number: int) -> None:
-            loss = step_loss(session, trainable, views, latents, weights, settings, number)
+            loss = step_loss(session, trainable.tokens, examples, settings, number)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -28,6 +28,14 @@ class SamplerError(MosError):
     """A sampler cannot be used for what was asked."""
 
 
+class TrainError(MosError):
+    """Training cannot start, or had to stop."""
+
+
+class FuseError(MosError):
+    """Concepts cannot be fused as asked."""
+
+
 class SaveError(MosError):
     """A result cannot be written where it was asked for."""
 

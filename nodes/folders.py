@@ -100,10 +100,17 @@ def list_training() -> list[str]:
 
 
 def training_path(name: str) -> Path:
-    """The path of a listed training folder. Raises FileFormatError if it leaves its root."""
+    """The path of a listed training folder; a link that lies inside its root counts as inside.
+
+    Raises FileFormatError if it is gone or leaves its root.
+    """
     demo = name.startswith(DEMO)
     root = DEMO_TRAINING if demo else Path(folder_paths.get_input_directory())
-    path = (root / name.removeprefix(DEMO)).resolve()
-    if root.resolve() not in path.parents or not path.is_dir():
-        raise FileFormatError(f"there is no folder '{name}' of training images in the input folder")
+    root = Path(os.path.abspath(root))
+    path = Path(os.path.abspath(root / name.removeprefix(DEMO).replace("\\", "/")))
+    if root not in path.parents or not path.is_dir():
+        raise FileFormatError(
+            f"there is no folder '{name}' of training images in the input folder; press R to read "
+            "the list again"
+        )
     return path

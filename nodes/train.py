@@ -9,11 +9,12 @@ from comfy_api.latest import io
 
 from ..mos_core.formats.saving import check_room
 from ..mos_core.patch.host.preview import decode_preview
-from ..mos_core.patch.train.concept import StopTraining, train_concept
+from ..mos_core.patch.train.concept import TrainingSet, Wanted, train_concept
 from ..mos_core.records import WeightedConcept
 from ..mos_core.train.curve import draw_curve
 from ..mos_core.train.folder import folder_fingerprint, read_training_folder
 from ..mos_core.train.pictures import unpack_batches
+from ..mos_core.train.session import StopTraining
 from ..mos_core.train.settings import LAYERS, MASKED_LOSS, REGULARISATION, SHAPES, TrainSettings
 from ..mos_core.train.sheet import draw_sheet
 from .folders import list_training, save_folder, training_path
@@ -189,42 +190,44 @@ class TrainEDLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, **lists) -> io.NodeOutput:
-        images = unpack_batches(lists.pop("images"), "images")
-        masks = unpack_batches(lists.pop("masks", None) or [], "masks")
-        captions = lists.pop("captions")
-        given = {name: value[0] for name, value in lists.items() if value}
-        fields = TrainSettings.__dataclass_fields__
-        settings = TrainSettings(
-            checkpointing=given.pop("gradient_checkpointing"),
-            **{name: given.pop(name) for name in list(given) if name in fields},
+        pictures = TrainingSet(
+            unpack_batches(lists.pop("images"), "images"),
+            unpack_batches(lists.pop("masks", None) or [], "masks"),
+            lists.pop("captions"),
         )
-        resume = given.pop("resume", ())
+        given = {name: value[0] for name, value in lists.items() if value}
+        given["checkpointing"] = given.pop("gradient_checkpointing")
+        fields = TrainSettings.__dataclass_fields__
+        settings = TrainSettings(**{name: given[name] for name in fields if name in given})
+        resume = given.get("resume")
         report = Reporter(
             cls.hidden.unique_id if cls.hidden else None,
             settings,
-            given.pop("vae"),
-            given.pop("preview_every"),
-            given.pop("preview_prompt") or captions[0].splitlines()[0],
+            given["vae"],
+            given["preview_every"],
+            given["preview_prompt"] or first_line(pictures.captions),
         )
         concept, progress = train_concept(
             given["model"],
             given["clip"],
-            report.vae,
-            images,
-            masks,
-            captions,
-            given["concept_tokens"],
-            given["initializer"],
+            given["vae"],
+            pictures,
+            Wanted(given["concept_name"], given["concept_tokens"], given["initializer"]),
             settings,
             report,
             resume[-1].concept if resume else None,
-            given["concept_name"],
             partial(check_room, save_folder("loras")),
         )
         report.finish(progress)
         first = progress.step - len(progress.losses)
         curve = draw_curve(progress.losses, max(first, 0))
         return io.NodeOutput((WeightedConcept(concept),), curve)
+
+
+def first_line(texts) -> str:
+    """The first line that says something; "" if none does."""
+    lines = (line.strip() for text in texts for line in text.splitlines())
+    return next(filter(None, lines), "")
 
 
 class Reporter:

@@ -14,15 +14,16 @@ ROOMS = {
     "errors": set(),
     "deltas": set(),
     "adapters": {"deltas"},
+    "noise": set(),
     "families": {"errors"},
     "records": {"adapters", "deltas"},
     "formats": {"errors", "adapters", "deltas", "records", "families"},
     "text": {"errors", "records", "families"},
     "regions": {"errors"},
     "find": {"errors", "records", "text", "regions"},
-    "train": {"errors", "deltas", "records", "families"},
+    "train": {"errors", "deltas", "noise", "records", "families"},
     "fuse": {"errors", "deltas", "records", "families"},
-    "compose": {"errors", "deltas", "records", "families", "text", "regions"},
+    "compose": {"errors", "deltas", "noise", "records", "families", "text", "regions"},
 }
 # Room of patch/ -> the rooms of patch/ that it may import; "" are the files of patch/ itself.
 PATCH_ROOMS = {

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from ..errors import MosError
+from ..errors import FuseError
 
 SOLVERS = ("exact", "lbfgs", "sum")
 PROMPTS = ("photo of a {}", "{}")  # published: what the text stages see of a concept
@@ -37,10 +37,6 @@ GENERAL = (  # what the base model is to keep in it, unless anchor_prompts say s
     "a table with food",
 )
 TEXT_ROWS = ("concept tokens", "all tokens")
-
-
-class FuseError(MosError):
-    """Concepts cannot be fused as asked."""
 
 
 @dataclass(frozen=True)

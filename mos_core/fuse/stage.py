@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import FuseError
 from ..records import LowRank
-from .settings import FuseError, FuseSettings
+from .settings import FuseSettings
 from .sketch import errors_of_concepts
 from .solve import (
     LBFGS_STEPS,

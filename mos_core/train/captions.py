@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from .settings import TrainError
+from ..errors import TrainError
 
 PLACE = "<TOK>"  # stands for the concept in a caption
 
@@ -37,6 +37,11 @@ def parse_captions(texts: Sequence[str], pictures: int) -> list[str]:
             "all of them, or one per picture (a line each)"
         )
     for number, caption in enumerate(captions, 1):
+        if not caption:
+            raise TrainError(
+                f"caption {number} is empty; write what its picture shows, with {PLACE} in the "
+                f"concept's place, as in 'photo of a {PLACE}'"
+            )
         if PLACE not in caption:
             raise TrainError(
                 f"caption {number} ('{caption}') does not say where the concept is; write {PLACE} "

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from .settings import TrainError
+from ..errors import TrainError
+from .picture_file import DAMAGED, read_gray, read_picture
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MASK = ".mask.png"  # <name>.mask.png belongs to <name>.png, <name>.jpg, ...
+MASK, CAPTION = ".mask.png", ".txt"  # <name>.mask.png belongs to <name>.png, <name>.jpg, ...
+# Names that other systems put beside one's own: "._a.png" (macOS), "@eaDir" (Synology), ...
+FOREIGN = (".", "@", "__macosx", "#recycle", "$recycle")
 
 
 def list_training_folders(root: Path, depth: int = 3) -> list[str]:
@@ -23,16 +24,25 @@ def list_training_folders(root: Path, depth: int = 3) -> list[str]:
 
 
 def walk_folders(root: Path, depth: int) -> Iterator[Path]:
-    if depth > 0 and root.is_dir():
-        for folder in root.iterdir():
-            if folder.is_dir() and not folder.name.startswith("."):
-                yield folder
-                yield from walk_folders(folder, depth - 1)
+    """Folders and links to folders, those left out that cannot be read."""
+    for folder in entries_of(root) if depth > 0 and root.is_dir() else ():
+        if folder.is_dir():
+            yield folder
+            yield from walk_folders(folder, depth - 1)
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, without what is hidden or another system's."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for path in found if not path.name.lower().startswith(FOREIGN)]
 
 
 def picture_files(folder: Path) -> Iterator[Path]:
     """The pictures of a folder by name, masks left out."""
-    for path in sorted(folder.iterdir()):
+    for path in entries_of(folder):
         name = path.name.lower()
         if name.endswith(PICTURES) and not name.endswith(MASK) and path.is_file():
             yield path
@@ -44,50 +54,47 @@ def read_training_folder(folder: Path, default_caption: str):
     A mask is `<name>.mask.png`, else the picture's alpha, else all ones. A caption is the text of
     `<name>.txt`, else `default_caption`. Raises TrainError for no or damaged pictures.
     """
+    beside = {path.name.lower(): path for path in entries_of(folder) if path.is_file()}
     images, masks, captions = [], [], []
     for path in picture_files(folder):
-        try:
-            image, alpha = read_picture(path)
-            mask_path = path.with_suffix(MASK)
-            mask = read_gray(mask_path) if mask_path.is_file() else alpha
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise TrainError(
-                f"'{path.name}' or its mask cannot be read ({error}); replace or remove it"
-            ) from None
-        caption = path.with_suffix(".txt")
-        try:
-            text = caption.read_text(encoding="utf-8-sig").strip() if caption.is_file() else ""
-        except (OSError, ValueError):
-            raise TrainError(f"'{caption.name}' is not readable text (UTF-8)") from None
+        stem = path.stem.lower()
+        image, mask = read_with_mask(path, beside.get(stem + MASK))
         images.append(image[None])
         masks.append(torch.ones(1, *image.shape[:2]) if mask is None else mask[None])
-        captions.append(text or default_caption)
+        captions.append(read_caption(beside.get(stem + CAPTION)) or default_caption)
     if not images:
         raise TrainError(f"'{folder.name}' holds no pictures ({', '.join(PICTURES)})")
     return images, masks, captions
 
 
-def read_picture(path: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(h, w, 3) in 0..1, transparent parts on white, and alpha (h, w) or None."""
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if not (picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info):
-            return to_tensor(picture.convert("RGB")), None
-        rgba = to_tensor(picture.convert("RGBA"))
-    alpha = rgba[..., 3:]
-    return rgba[..., :3] * alpha + (1 - alpha), alpha[..., 0]
+def read_with_mask(path: Path, mask: Path | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(h, w, 3) and (h, w) in 0..1, the picture's alpha where there is no file of a mask."""
+    try:
+        image, alpha = read_picture(path)
+        return image, alpha if mask is None else read_gray(mask)
+    except DAMAGED as error:
+        raise TrainError(
+            f"'{path.name}' or its mask cannot be read ({error}); replace or remove it"
+        ) from None
 
 
-def read_gray(path: Path) -> torch.Tensor:
-    with Image.open(path) as file:
-        return to_tensor(ImageOps.exif_transpose(file).convert("L"))
-
-
-def to_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+def read_caption(path: Path | None) -> str:
+    """The text of a caption's file, in UTF-8 or (with its mark) UTF-16; "" for none."""
+    if path is None:
+        return ""
+    try:
+        content = path.read_bytes()
+        marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return content.decode("utf-16" if marked else "utf-8-sig").strip()
+    except (OSError, ValueError):
+        raise TrainError(f"'{path.name}' is not readable text (UTF-8)") from None
 
 
 def folder_fingerprint(folder: Path) -> str:
     """Changes when a file of the folder changes."""
-    files = [(p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.iterdir())]
+    files = [
+        (path.name, path.stat().st_mtime_ns, path.stat().st_size)
+        for path in entries_of(folder)
+        if path.exists()
+    ]
     return str(hash(tuple(files)))

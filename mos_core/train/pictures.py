@@ -9,10 +9,23 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .settings import TrainError
+from ..errors import TrainError
 
 LONGEST = 4  # times the short side; still longer pictures are padded into such a view
 GRID = 64  # pixels; of the long side, so that pictures of nearly one shape share batches
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a view shows of its picture, as SDXL is told it; (height, width) or (top, left) each.
+
+    original: size of the picture, in its own pixels. corner: of the view in the picture at the
+    view's scale. shape: of the view.
+    """
+
+    original: tuple[int, int]
+    corner: tuple[int, int]
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +40,7 @@ class View:
     mask: torch.Tensor | None
     valid: torch.Tensor
     caption: str
+    frame: Frame
 
 
 def unpack_batches(batches: Sequence[torch.Tensor], what: str) -> list[torch.Tensor]:
@@ -86,15 +100,19 @@ def make_views(
         stack = torch.cat([image[..., :3], shown[..., None]], -1).float()
         stack = stack.movedim(-1, 0)[None]  # (1, 4, height, width)
         for number in range(views):
-            view, valid = (
-                crop(stack, height, width, generator) if number else fit_whole(stack, height, width)
-            )
+            corner = (0, 0)
+            if number:
+                view, valid, corner = crop(stack, height, width, generator)
+            else:
+                view, valid = fit_whole(stack, height, width)
+            h, w = image.shape[:2]
             made.append(
                 View(
                     view[0, :3].movedim(0, -1).clamp(0, 1),
                     None if mask is None else view[0, 3].clamp(0, 1),
                     valid,
                     captions[i],
+                    Frame((h, w), corner, (height, width)),
                 )
             )
     return made
@@ -130,16 +148,17 @@ def crop(
     width: int,
     generator: torch.Generator,
     smallest: float = 0.75,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
     """A random crop of the view's shape, at least `smallest` of the largest one that the picture
-    holds, as (1, c, height, width), valid."""
+    holds, as (1, c, height, width), valid, and its corner (top, left) at the view's scale."""
     h, w = stack.shape[2:]
     share, y, x = torch.rand(3, generator=generator).tolist()
     scale = min(h / height, w / width) * (smallest + (1 - smallest) * share)
     rows, columns = max(8, round(height * scale)), max(8, round(width * scale))
     top, left = round(y * (h - rows)), round(x * (w - columns))
     cut = stack[:, :, top : top + rows, left : left + columns]
-    return resize(cut, height, width), stack.new_ones(height, width)
+    corner = round(top * height / rows), round(left * width / columns)
+    return resize(cut, height, width), stack.new_ones(height, width), corner
 
 
 def resize(stack: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -4,12 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from ..errors import MosError
-
-
-class TrainError(MosError):
-    """Training cannot start, or had to stop."""
-
+from ..errors import TrainError
 
 REGULARISATION = ("off", "whole object", "part of the object")
 LAYERS = ("attention", "all linear")

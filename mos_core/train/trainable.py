@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ..errors import TrainError
 from ..families.unet import architecture_by_layers
 from ..records import Concept, LowRank
-from .settings import TrainError, TrainSettings
+from .settings import TrainSettings
 
 EMB, TEXT, UNET = "emb.", "text_encoder.", "unet."
 FILE_ENTRY = 256  # bytes that name one tensor in a file's header

@@ -4,15 +4,14 @@ import random
 
 import pytest
 import torch
-from PIL import Image
 
+from mix_of_show.mos_core.errors import TrainError
+from mix_of_show.mos_core.train.batches import pick_batch
 from mix_of_show.mos_core.train.captions import PLACE, compose_caption, parse_captions
 from mix_of_show.mos_core.train.curve import HEIGHT, WIDTH, draw_curve
-from mix_of_show.mos_core.train.folder import list_training_folders, read_training_folder
-from mix_of_show.mos_core.train.loop import pick_batch
 from mix_of_show.mos_core.train.loss import masked_mse, regularise_attention, token_maps
 from mix_of_show.mos_core.train.pictures import check_pictures, fit_whole, loss_weight, make_views
-from mix_of_show.mos_core.train.settings import TrainError, TrainSettings
+from mix_of_show.mos_core.train.settings import TrainSettings
 from mix_of_show.mos_core.train.trainable import parse_tokens, start_embeddings
 
 # --- captions --------------------------------------------------------------------------------
@@ -34,6 +33,12 @@ def test_a_number_of_captions_that_does_not_match_is_refused():
 def test_a_caption_without_the_concept_is_refused_by_number():
     with pytest.raises(TrainError, match=r"caption 2 \('a dog'\).*<TOK>"):
         parse_captions(["a <TOK>", "a dog"], 2)
+
+
+@pytest.mark.parametrize("captions", [[""], ["", "a <TOK>"], ["a <TOK>", " \n "], ["\n\n"]])
+def test_an_empty_caption_is_refused_by_number(captions):
+    with pytest.raises(TrainError, match=r"caption [12] is empty.*<TOK>"):
+        parse_captions(captions, 2)
 
 
 def test_a_caption_becomes_a_prompt_with_the_tokens_in_place():
@@ -207,33 +212,7 @@ def test_attention_regularisation_by_hand():
     assert regularise_attention(maps, mask, whole=False).item() == pytest.approx(0.25)
 
 
-# --- folder and curve ------------------------------------------------------------------------
-
-
-def test_a_folder_gives_pictures_masks_and_captions_in_order(tmp_path):
-    folder = tmp_path / "cats" / "tom"
-    folder.mkdir(parents=True)
-    Image.new("RGBA", (16, 8), (255, 0, 0, 0)).save(folder / "2.png")
-    Image.new("RGB", (8, 8), "blue").save(folder / "1.jpg")
-    Image.new("L", (8, 8), 255).save(folder / "1.mask.png")
-    (folder / "1.txt").write_text("a blue <TOK>\n")
-    assert list_training_folders(tmp_path) == ["cats/tom"]
-    images, masks, captions = read_training_folder(folder, "photo of <TOK>")
-    assert [tuple(i.shape) for i in images] == [(1, 8, 8, 3), (1, 8, 16, 3)]
-    assert masks[0].eq(1).all()
-    assert masks[1].eq(0).all()
-    assert captions == ["a blue <TOK>", "photo of <TOK>"]
-
-
-def test_a_damaged_picture_is_named(tmp_path):
-    (tmp_path / "1.png").write_bytes(b"no picture")
-    with pytest.raises(TrainError, match=r"'1\.png'"):
-        read_training_folder(tmp_path, "")
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(TrainError, match="holds no pictures"):
-        read_training_folder(tmp_path, "")
+# --- curve ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [1.0, 0.5, float("nan"), 0.2] * 30])

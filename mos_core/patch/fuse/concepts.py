@@ -14,9 +14,10 @@ from pathlib import Path
 import comfy.model_management
 import torch
 
+from ...errors import FuseError
 from ...families.unet import Architecture, architecture_of, comfy_text_key, comfy_unet_key
 from ...fuse.report import describe_fusion, lost_shares
-from ...fuse.settings import FuseError, FuseSettings
+from ...fuse.settings import FuseSettings
 from ...fuse.stage import LayerReport, Stage
 from ...fuse.sums_file import read_sums, write_sums
 from ...records import Concepts, Fused

@@ -141,6 +141,17 @@ def with_first_patch(transformer_options: dict, kind: str, patch) -> dict:
     return {**transformer_options, "patches": patches}
 
 
+def layerwise_options(model) -> dict:
+    """transformer_options of a pass of our own that reads wide conditionings.
+
+    Raises ArchitectureError if the model (a ModelPatcher) is no SD-style UNet.
+    """
+    patched = model.clone()
+    add_layerwise_text(patched)
+    kind = WrappersMP.DIFFUSION_MODEL
+    return {"wrappers": {kind: {KEY: list(patched.get_wrappers(kind, KEY))}}}
+
+
 def add_layerwise_text(model) -> None:
     """Makes `model` (a ModelPatcher clone of ours) read wide conditionings. Idempotent.
 
