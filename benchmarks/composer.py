@@ -23,8 +23,8 @@ from mix_of_show.mos_core.compose.injection import INJECTIONS
 from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.formats.parts import flatten_factors
 from mix_of_show.mos_core.patch.host.bind import bind
-from mix_of_show.mos_core.patch.host.branches import unet_module_shapes
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
+from mix_of_show.mos_core.patch.train.targets import unet_targets
 from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region
 
@@ -101,7 +101,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with torch.inference_mode():
         model = random_sd15(args.channels, WIDTH, torch.float16 if args.half else torch.float32)
-        shapes = unet_module_shapes(model.model, SD15, args.layers)
+        targets = unet_targets(model.model, SD15.layers, args.layers)
+        shapes = {name.removeprefix("unet."): target.shape for name, target in targets}
         chain = tuple(random_concept(i, shapes, args.rank) for i in range(args.concepts))
         whole = ([[text(1), {}]], [[text(2), {}]])
         variants = {"plain": (model, *whole)}

@@ -23,7 +23,7 @@ from mix_of_show.mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
 from mix_of_show.mos_core.families.unet import SD15
 from mix_of_show.mos_core.patch.compose import guided_run
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
-from mix_of_show.mos_core.patch.host.branches import unet_module_shapes
+from mix_of_show.mos_core.patch.train.targets import unet_targets
 from mix_of_show.mos_core.regions.region import Region, Regions
 
 
@@ -72,7 +72,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with torch.inference_mode():
         model = random_sd15(args.channels, WIDTH, torch.float16 if args.half else torch.float32)
-        shapes = unet_module_shapes(model.model, SD15, "attention")
+        targets = unet_targets(model.model, SD15.layers, "attention")
+        shapes = {name.removeprefix("unet."): target.shape for name, target in targets}
         chain = tuple(random_concept(i, shapes, 4) for i in range(args.concepts))
         whole = ([[text(1), {}]], [[text(2), {}]])
         patched = composed(model, chain, args.injection, "on")

@@ -15,10 +15,10 @@ import time
 import torch
 from _models import random_clip, random_sd15
 
-from mix_of_show.mos_core.families.unet import SD15
-from mix_of_show.mos_core.patch.host.branches import text_module_shapes, unet_module_shapes
+from mix_of_show.mos_core.families import family_of
 from mix_of_show.mos_core.patch.host.forward import DTYPES, plain_attention
 from mix_of_show.mos_core.patch.train.session import open_session
+from mix_of_show.mos_core.patch.train.targets import targets_of
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.settings import TrainSettings
 from mix_of_show.mos_core.train.snapshot import make_optimizer
@@ -54,13 +54,10 @@ def main() -> None:
     settings = TrainSettings(batch_size=args.batch, resolution=args.size, views=1)
     with torch.inference_mode(False), torch.enable_grad():
         starts = {"<x1>": torch.randn(768) * 0.013, "<x2>": torch.randn(768) * 0.013}
-        trainable = make_trainable(
-            starts,
-            text_module_shapes(clip.cond_stage_model, settings.layers),
-            unet_module_shapes(model.model, SD15, settings.layers),
-            settings,
-            16,
-        )
+        family, attention = family_of(model.model.model_config.unet_config)
+        targets = targets_of(model, clip, family, attention, settings.layers)
+        words, tables = tuple(starts), {"clip_l": starts}
+        trainable = make_trainable(words, tables, targets, settings, len(attention), family.name)
         images = [torch.rand(args.size, args.size, 3) for _ in range(args.batch)]
         kinds = [f"photo of a <TOK>{i if args.captions else ''}" for i in range(args.batch)]
         views = make_views(images, [], kinds, args.size, 1, 0)
@@ -73,7 +70,7 @@ def main() -> None:
         unet = session.model.diffusion_model
 
         def step(number: int) -> None:
-            loss = step_loss(session, trainable.tokens, examples, settings, number)
+            loss = step_loss(session, trainable.words, examples, settings, number)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

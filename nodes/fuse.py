@@ -5,7 +5,8 @@ from comfy_api.latest import io, ui
 
 from ..mos_core.formats.fused_file import read_fused, save_fused
 from ..mos_core.fuse.chart import draw_fusion
-from ..mos_core.fuse.settings import SOLVERS, TEXT_ROWS, FuseSettings
+from ..mos_core.fuse.settings import RECOMMENDED, TEXT_ROWS, FuseSettings
+from ..mos_core.fuse.solve import SOLVERS
 from ..mos_core.patch.fuse.concepts import fuse_concepts
 from ..mos_core.patch.fuse.fused import apply_fused
 from ..mos_core.patch.text.notes import tell_of_plain_text
@@ -34,20 +35,20 @@ class FuseConcepts(io.ComfyNode):
                 io.Combo.Input(
                     "solver",
                     options=list(SOLVERS),
-                    default="exact",
+                    default=RECOMMENDED.solver,
                     tooltip="exact: the best weights, in closed form. lbfgs: the published "
                     "iterative solver. sum: a plain weighted merge, for comparison.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=20,
+                    default=RECOMMENDED.steps,
                     min=1,
                     max=1000,
                     tooltip="Sampling steps per concept from which the UNet's inputs are learnt.",
                 ),
                 io.Int.Input(
                     "width",
-                    default=512,
+                    default=RECOMMENDED.width,
                     min=64,
                     max=4096,
                     step=8,
@@ -55,7 +56,7 @@ class FuseConcepts(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "height",
-                    default=512,
+                    default=RECOMMENDED.height,
                     min=64,
                     max=4096,
                     step=8,
@@ -63,7 +64,7 @@ class FuseConcepts(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seed",
-                    default=0,
+                    default=RECOMMENDED.seed,
                     min=0,
                     max=0xFFFFFFFF,
                     control_after_generate=False,
@@ -71,7 +72,7 @@ class FuseConcepts(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "ridge",
-                    default=0.02,
+                    default=RECOMMENDED.ridge,
                     min=0.0,
                     max=100.0,
                     step=0.0001,
@@ -83,7 +84,7 @@ class FuseConcepts(io.ComfyNode):
                 io.Combo.Input(
                     "text_rows",
                     options=list(TEXT_ROWS),
-                    default=TEXT_ROWS[1],
+                    default=RECOMMENDED.text_rows,
                     tooltip="What of a prompt the text layers are solved for. concept tokens: as "
                     "published. all tokens: the padding too, so that with ridge 0 one concept "
                     "fused alone stays exactly that concept.",
@@ -99,7 +100,7 @@ class FuseConcepts(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "anchor",
-                    default=0.0,
+                    default=RECOMMENDED.anchor,
                     min=0.0,
                     max=100.0,
                     step=0.01,
@@ -117,20 +118,32 @@ class FuseConcepts(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "reuse_sums",
-                    default=False,
+                    default=RECOMMENDED.reuse_sums,
                     tooltip="Keeps what was learnt of each concept on disk, so that fusing it "
                     "again with others needs no sampling of it. Each concept is then run with its "
                     "own text encoder instead of the fused one: not quite the published order.",
                 ),
                 io.Int.Input(
                     "refine_steps",
-                    default=100,
+                    default=RECOMMENDED.refine_steps,
                     min=0,
                     max=100_000,
                     tooltip="Gradient steps for each concept, after solving: the fused UNet learns "
                     "to predict what each concept's own model predicts on the prompts, and what "
                     "the base model predicts on the anchor prompts. It takes most of the time, "
                     "and makes the concepts much more like themselves. 0: off, as published.",
+                ),
+                io.Float.Input(
+                    "memory_limit",
+                    default=RECOMMENDED.memory_limit,
+                    min=0.0,
+                    max=1e6,
+                    step=0.1,
+                    optional=True,
+                    tooltip="GiB that may be taken at once by what is learnt from (the sums of the "
+                    "layers' inputs). 0: what is free. What does not fit is taken in portions, "
+                    "each of which samples every concept once more; the node says how many "
+                    "samplings there will be.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""Train: Train ED-LoRA, Load Training Images."""
+"""Train: Train ED-LoRA, and the images for it."""
 
 import logging
 from functools import partial
@@ -12,23 +12,29 @@ from ..mos_core.patch.host.preview import decode_preview
 from ..mos_core.patch.train.concept import TrainingSet, Wanted, train_concept
 from ..mos_core.records import WeightedConcept
 from ..mos_core.train.curve import draw_curve
-from ..mos_core.train.folder import folder_fingerprint, read_training_folder
 from ..mos_core.train.pictures import unpack_batches
 from ..mos_core.train.session import StopTraining
-from ..mos_core.train.settings import LAYERS, MASKED_LOSS, REGULARISATION, SHAPES, TrainSettings
-from ..mos_core.train.sheet import draw_sheet
-from .folders import list_training, save_folder, training_path
+from ..mos_core.train.settings import (
+    LAYERS,
+    MASKED_LOSS,
+    RECOMMENDED,
+    REGULARISATION,
+    ROWS,
+    SHAPES,
+    TrainSettings,
+)
+from .folders import save_folder
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, schema
+from .training_images import LoadTrainingImages
 
-DEFAULTS = TrainSettings()
 RATE = {"min": 0.0, "max": 1.0, "step": 1e-6, "round": False}
 
 
 class TrainEDLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        d = DEFAULTS
+        d = RECOMMENDED
         return schema(
             node_id="MOS_TrainEDLoRA",
             display_name="Train ED-LoRA",
@@ -63,7 +69,8 @@ class TrainEDLoRA(io.ComfyNode):
                     "concept_tokens",
                     default="<concept1> <concept2>",
                     tooltip="The tokens that will stand for the concept in prompts: in angle "
-                    "brackets, separated by spaces. Two are usual.",
+                    "brackets, separated by spaces. Two are usual. With layerwise off, words "
+                    "without brackets are the trigger words of an ordinary LoRA.",
                 ),
                 io.String.Input(
                     "initializer",
@@ -103,7 +110,8 @@ class TrainEDLoRA(io.ComfyNode):
                 io.Boolean.Input(
                     "layerwise", default=d.layerwise,
                     tooltip="An embedding per cross-attention layer (ED-LoRA). Off: one embedding "
-                    "for all layers, as an ordinary LoRA with textual inversion.",
+                    "for all layers, as a LoRA with textual inversion; or none, if concept_tokens "
+                    "are words without brackets.",
                 ),
                 io.Int.Input(
                     "resolution", default=d.resolution, min=64, max=2048, step=8,
@@ -181,6 +189,12 @@ class TrainEDLoRA(io.ComfyNode):
                     tooltip="A concept to go on with: a stopped training continues at its step, a "
                     "finished one is trained again from its values. Its own tokens are used.",
                 ),
+                io.Combo.Input(
+                    "rows", options=list(ROWS), default=d.rows, optional=True,
+                    tooltip="What has an embedding of its own, where layerwise is on. auto: every "
+                    "layer of SD1.5, every block of layers of SDXL (11 instead of 70: a sixth of "
+                    "the time and memory for texts).",
+                ),
             ],
             outputs=[
                 MosConcepts.Output(display_name="concepts", tooltip="The trained concept."),
@@ -256,7 +270,7 @@ class Reporter:
             )
 
     def draw(self, session):
-        prompt = self.prompt.replace("<TOK>", " ".join(session.trainable.tokens))
+        prompt = self.prompt.replace("<TOK>", " ".join(session.trainable.words))
         latent = session.sample(prompt, self.settings.resolution, 12, 5.0, self.settings.seed)
         return decode_preview(session.patcher, self.vae, latent)
 
@@ -265,55 +279,6 @@ class Reporter:
         message = f"{end}; loss {progress.mean_loss:.4f}"
         logging.info("[Mix-of-Show] training %s", message)
         send_text(self.node_id, message)
-
-
-class LoadTrainingImages(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return schema(
-            node_id="MOS_LoadTrainingImages",
-            display_name="Load Training Images",
-            category=f"{CATEGORY}/train",
-            description="Reads a folder of training images below ComfyUI's input folder: pictures, "
-            "a caption file of the same name (.txt) beside each, and a mask (the picture's alpha, "
-            "or a file <name>.mask.png).",
-            inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=list_training(),
-                    tooltip="A folder below ComfyUI's input folder, or of the pack's demo.",
-                ),
-                io.String.Input(
-                    "default_caption",
-                    default="photo of a <TOK>",
-                    tooltip="For images that have no caption file.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output(
-                    display_name="images", is_output_list=True, tooltip="The images, in order."
-                ),
-                io.Mask.Output(
-                    display_name="masks", is_output_list=True,
-                    tooltip="Their masks; all white for an image without one.",
-                ),
-                io.String.Output(
-                    display_name="captions", is_output_list=True, tooltip="Their captions."
-                ),
-                io.Image.Output(
-                    display_name="contact_sheet", tooltip="All of them in one picture, to look at."
-                ),
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def fingerprint_inputs(cls, folder, default_caption):
-        return folder_fingerprint(training_path(folder))
-
-    @classmethod
-    def execute(cls, folder, default_caption) -> io.NodeOutput:
-        images, masks, captions = read_training_folder(training_path(folder), default_caption)
-        return io.NodeOutput(images, masks, captions, draw_sheet(images))
 
 
 NODES = [TrainEDLoRA, LoadTrainingImages]

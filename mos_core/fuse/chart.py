@@ -10,7 +10,7 @@ from .report import STAGES, stage_of
 
 WIDTH, MARGIN, LAYERS, ROW = 768, 48, 220, 14
 INK, GRID = "#333333", "#dddddd"
-COLOURS = dict(zip(STAGES, ("#1f5fbf", "#c0392b", "#2e8b57"), strict=True))
+COLOURS = dict(zip(STAGES.values(), ("#1f5fbf", "#c0392b", "#2e8b57"), strict=True))
 REFINED = "#8e44ad"
 
 

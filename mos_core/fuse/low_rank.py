@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..records import LowRank
+from ..deltas import LowRank
 from .report import STAGES, stage_of
 
 
@@ -30,7 +30,7 @@ def factorise(delta: torch.Tensor, rank: int) -> tuple[LowRank, float]:
 def describe_truncation(lost: Mapping[str, float], rank: int, worst: int = 5) -> str:
     """lost: module -> share of the squared norm of its delta."""
     lines = [f"rank {rank}: share of the change that is lost (squared norm)"]
-    for stage in STAGES:
+    for stage in STAGES.values():
         shares = [share for module, share in lost.items() if stage_of(module) == stage]
         if shares:
             mean = sum(shares) / len(shares)

@@ -10,6 +10,7 @@ layers' solution on, by Adam (Kingma and Ba 2015). The papers have no such step.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -21,11 +22,11 @@ CHECKS = 40  # rows of each subject that are not learnt from
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What a model predicts for noised pictures of its own.
+class DistillationSet:
+    """What a teacher predicts for noised pictures of its own.
 
-    latents, targets: (n, 4, h, w), noised latents and the predicted noise; sigmas: (n,), all in the
-    model's scale; prompts: n; weight: how much a row counts.
+    latents, targets: (n, channels, h, w), noised latents and the predicted noise; sigmas: (n,);
+    all in the model's scale; prompts: n; weight: how much a row counts.
     """
 
     name: str
@@ -35,8 +36,8 @@ class Lessons:
     targets: torch.Tensor
     weight: float = 1.0
 
-    def __getitem__(self, rows: slice) -> "Lessons":
-        return Lessons(
+    def __getitem__(self, rows: slice) -> "DistillationSet":
+        return DistillationSet(
             self.name,
             self.latents[rows],
             self.sigmas[rows],
@@ -49,7 +50,9 @@ class Lessons:
         return len(self.prompts)
 
 
-# (latents, sigmas, prompts) -> predicted noise, (n, 4, h, w) float32
+Key = TypeVar("Key")  # of a layer
+Scale = Callable[[torch.Tensor], torch.Tensor]  # sigmas (n,) -> (n,)
+# (latents, sigmas, prompts) -> predicted noise, (n, channels, h, w) float32
 Predict = Callable[[torch.Tensor, torch.Tensor, Sequence[str]], torch.Tensor]
 
 
@@ -60,8 +63,8 @@ def rows_needed(steps: int) -> int:
 
 def refine(
     predict: Predict,
-    deltas: Mapping[str, torch.Tensor],
-    lessons: Sequence[Lessons],
+    deltas: Mapping[Key, torch.Tensor],
+    sets: Sequence[DistillationSet],
     steps: int,
     seed: int,
     on_step: Callable[[str], None],
@@ -69,13 +72,13 @@ def refine(
 ) -> dict[str, tuple[float, float]]:
     """Changes the deltas in place; they stay as they are if that would not lower the error.
 
-    deltas: float32 leaves that `predict` depends on, (out, in). lessons: rows_needed(steps) of each
+    deltas: float32 leaves that `predict` depends on, (out, in). sets: rows_needed(steps) of each
     subject. steps: for each of them. on_step(what was done): after every step and check; may raise.
     half: gradients pass float16. Returns each subject's mean squared error on rows that were not
     learnt from, before and after.
     """
-    lessons = sorted(lessons, key=lambda lesson: lesson.name)  # whatever the concepts' order
-    held, learnt = [each[:CHECKS] for each in lessons], [each[CHECKS:] for each in lessons]
+    sets = sorted(sets, key=lambda each: each.name)  # whatever the concepts' order
+    held, learnt = [each[:CHECKS] for each in sets], [each[CHECKS:] for each in sets]
     start = {name: delta.detach().clone() for name, delta in deltas.items()}
     before = check(predict, held, on_step)
     scale = scale_of(held, before)
@@ -91,14 +94,27 @@ def refine(
     }
 
 
-def descend(predict, deltas, lessons: Sequence[Lessons], scale, steps, seed, on_step, half) -> None:
-    """Adam over all rows, in a random order."""
+def descend(
+    predict: Predict,
+    deltas: Mapping[Key, torch.Tensor],
+    sets: Sequence[DistillationSet],
+    scale: Scale,
+    steps: int,
+    seed: int,
+    on_step: Callable[[str], None],
+    half: bool,
+) -> None:
+    """Adam over all rows of the sets, in an order drawn from `seed`; changes the deltas in place.
+
+    scale: what a row's error is divided by, from its sigma; steps: of BATCH rows; on_step(what was
+    done): after each, may raise; half: gradients pass float16, so the loss is scaled.
+    """
     latents, sigmas, targets = (
-        torch.cat([getattr(each, part) for each in lessons])
+        torch.cat([getattr(each, part) for each in sets])
         for part in ("latents", "sigmas", "targets")
     )
-    prompts = [prompt for each in lessons for prompt in each.prompts]
-    weights = torch.cat([each.weight / scale(each.sigmas) for each in lessons])
+    prompts = [prompt for each in sets for prompt in each.prompts]
+    weights = torch.cat([each.weight / scale(each.sigmas) for each in sets])
     leaves = list(deltas.values())
     optimizer = torch.optim.Adam(leaves, lr=RATE, betas=BETAS)
     scaler = torch.amp.GradScaler(leaves[0].device.type, enabled=half)
@@ -108,7 +124,7 @@ def descend(predict, deltas, lessons: Sequence[Lessons], scale, steps, seed, on_
         for group in optimizer.param_groups:
             group["lr"] = RATE * share_of_rate(step, steps)
         found = predict(latents[rows], sigmas[rows], [prompts[row] for row in rows])
-        errors = (found - targets[rows].to(found)).square().mean((1, 2, 3))
+        errors = (found - targets[rows].to(found)).square().flatten(1).mean(1)
         loss = (errors * weights[rows].to(errors)).mean()
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -123,25 +139,27 @@ def share_of_rate(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def check(predict: Predict, lessons: Sequence[Lessons], on_step) -> list[torch.Tensor]:
-    """The squared error of every row, (n,), of each of the lessons."""
+def check(
+    predict: Predict, sets: Sequence[DistillationSet], on_step: Callable[[str], None]
+) -> list[torch.Tensor]:
+    """The squared error of every row, (n,), of each of the sets."""
     errors = []
-    for each in lessons:
+    for each in sets:
         parts = [each[first : first + BATCH] for first in range(0, len(each), BATCH)]
         found = [predict(part.latents, part.sigmas, part.prompts).cpu() for part in parts]
-        errors.append((torch.cat(found) - each.targets).square().mean((1, 2, 3)))
+        errors.append((torch.cat(found) - each.targets).square().flatten(1).mean(1))
         on_step(f"checking {each.name}")
     return errors
 
 
-def scale_of(lessons: Sequence[Lessons], errors: Sequence[torch.Tensor]):
+def scale_of(sets: Sequence[DistillationSet], errors: Sequence[torch.Tensor]) -> Scale:
     """sigmas -> about the root of the mean squared error there, (n,).
 
     Errors at high noise, where it is decided who is drawn, are a hundred times smaller than at low
     noise. Divided by this, half of the difference is left, which gave better pictures than all or
     none of it. A parabola is fitted to the logarithms.
     """
-    x = torch.cat([each.sigmas for each in lessons])
+    x = torch.cat([each.sigmas for each in sets])
     y = torch.cat(list(errors)).clamp(min=1e-30).log().double()
     fit = torch.linalg.lstsq(powers(x), y[:, None]).solution
 
@@ -157,10 +175,10 @@ def powers(sigmas: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.ones_like(x), x, x * x], 1)
 
 
-def total(lessons: Sequence[Lessons], errors: Sequence[torch.Tensor], scale) -> float:
+def total(sets: Sequence[DistillationSet], errors: Sequence[torch.Tensor], scale: Scale) -> float:
     """What is minimised."""
     parts = [
         (each.weight * error / scale(each.sigmas)).mean()
-        for each, error in zip(lessons, errors, strict=True)
+        for each, error in zip(sets, errors, strict=True)
     ]
     return torch.stack(parts).sum().item()

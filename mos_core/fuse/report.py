@@ -4,15 +4,26 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .stage import LayerReport, input_group
+from ..families.family import KEYS_VALUES, OTHERS, TEXT_ENCODER
+from .stage import LayerReport
 
-STAGES = ("text encoder", "cross-attention keys and values", "other UNet layers")
+STAGES = {  # what they are called in reports
+    TEXT_ENCODER: "text encoder",
+    KEYS_VALUES: "cross-attention keys and values",
+    OTHERS: "other UNet layers",
+}
 
 
 def stage_of(module: str) -> str:
-    if module.startswith("text_model."):
-        return STAGES[0]
-    return STAGES[1] if input_group(module).endswith(".attn2.kv") else STAGES[2]
+    """What the stage of a fused file's module is called in reports."""
+    if "text_model." in module:
+        return STAGES[TEXT_ENCODER]
+    keys_values = module.endswith((".attn2.to_k", ".attn2.to_v"))
+    return STAGES[KEYS_VALUES if keys_values else OTHERS]
+
+
+def label_of(report: LayerReport) -> str:
+    return STAGES[report.layer.stage]
 
 
 def describe_fusion(
@@ -26,8 +37,8 @@ def describe_fusion(
 
     refined: the error of the predicted noise before and after refinement, by name."""
     lines = ["mean squared error of the layers, unfused -> fused"]
-    for stage in STAGES:
-        layers = [r for r in reports if stage_of(r.module) == stage]
+    for stage in STAGES.values():
+        layers = [r for r in reports if label_of(r) == stage]
         if layers:
             before = sum(r.before for r in layers) / len(layers)
             after = sum(r.after for r in layers) / len(layers)
@@ -38,7 +49,7 @@ def describe_fusion(
     asked.sort(key=lambda r: r.after / r.before, reverse=True)
     if asked:
         lines.append("layers in which the concepts are hardest to reconcile (share that is lost)")
-        lines += [f"  {r.after / r.before:.0%}  {r.module}" for r in asked[:worst]]
+        lines += [f"  {r.after / r.before:.0%}  {r.layer.site.path}" for r in asked[:worst]]
     if refined:
         lines.append(
             "refinement: mean squared error of the predicted noise, pictures not learnt from"
@@ -62,22 +73,23 @@ def lost_shares(reports: Sequence[LayerReport], names: Sequence[str]) -> list[li
     table = []
     for number, name in enumerate(names):
         shares = {
-            stage: lost_share([r for r in reports if stage_of(r.module) == stage], number)
-            for stage in STAGES
+            stage: lost_share([r for r in reports if label_of(r) == stage], number)
+            for stage in STAGES.values()
         }
         table.append([name, {s: share for s, share in shares.items() if share is not None}])
     return table
 
 
 def lost_share(reports: Sequence[LayerReport], number: int) -> float | None:
-    """The number-th concept's squared error / what it asks for, layers weighted alike."""
+    """Squared error of concept `number` / what it asks for, layers weighted alike."""
     rows = [weighted(r.errors)[number] for r in reports]
     asked = sum(row[-1].item() for row in rows)
     return sum(row[:-1].sum().item() for row in rows) / asked if asked > 0 else None
 
 
 def weighted(errors: torch.Tensor) -> torch.Tensor:
-    """In shares of what all concepts together ask of the layer."""
+    """A layer's table of errors_of_concepts, (concepts, concepts + 2), in shares of what all
+    concepts together ask of the layer."""
     return errors / errors[:, -1].sum().clamp(min=1e-30)
 
 
@@ -92,7 +104,7 @@ def describe_conflicts(
     reports: Sequence[LayerReport], names: Sequence[str], worst: int
 ) -> list[str]:
     """The pairs of concepts that cost each other most."""
-    table = conflicts([r for r in reports if stage_of(r.module) == STAGES[2]])
+    table = conflicts([r for r in reports if r.layer.stage == OTHERS])
     if table.ndim < 2 or len(names) < 2 or not bool(table[:, :-1].any()):
         return []
     pairs = [

@@ -1,14 +1,14 @@
-"""The settings of one fusion; defaults are the published ones (Mix-of-Show, section 4.1)."""
+"""The settings of one fusion: PUBLISHED (Mix-of-Show, section 4.1) and RECOMMENDED."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import FuseError
+from .solve import SOLVERS
 
-SOLVERS = ("exact", "lbfgs", "sum")
-PROMPTS = ("photo of a {}", "{}")  # published: what the text stages see of a concept
-DRAWN = PROMPTS[:1]  # published: what the spatial stage draws
-REFINED = (  # not published: what refinement shows, of many kinds, because it learns by heart
+TEXT_PROMPTS = ("photo of a {}", "{}")  # published: what the text stages see of a concept
+PICTURE_PROMPTS = TEXT_PROMPTS[:1]  # published: what is sampled for the other layers
+REFINE_PROMPTS = (  # not published; of many kinds, because at high noise few rows are memorised
     "photo of a {}",
     "a {}",
     "a close-up photo of a {}",
@@ -22,7 +22,7 @@ REFINED = (  # not published: what refinement shows, of many kinds, because it l
     "a {}, white background",
     "a {}, black background",
 )
-GENERAL = (  # what the base model is to keep in it, unless anchor_prompts say so
+PRIOR_PROMPTS = (  # what the base model is to keep in it, unless anchor_prompts say so
     "",
     "photo of a man",
     "photo of a woman",
@@ -53,31 +53,32 @@ class FuseSettings:
     anchor_prompts: tuple[str, ...] = ("",)
     reuse_sums: bool = False  # rows of a concept from its own model alone, so that they can be kept
     refine_steps: int = 0  # for each concept and the base model; not published: see refine.py
+    memory_limit: float = 0.0  # GiB of the sums at once; 0: what is free
 
     @property
-    def read(self) -> tuple[str, ...]:
-        """The prompts of the text stages."""
-        return self.prompts or PROMPTS
+    def text_prompts(self) -> tuple[str, ...]:
+        """What the text stages see of a concept."""
+        return self.prompts or TEXT_PROMPTS
 
     @property
-    def drawn(self) -> tuple[str, ...]:
-        """The prompts of the spatial stage."""
-        return self.prompts or DRAWN
+    def picture_prompts(self) -> tuple[str, ...]:
+        """What is sampled of a concept."""
+        return self.prompts or PICTURE_PROMPTS
 
     @property
-    def refined(self) -> tuple[str, ...]:
-        """The prompts of the refinement."""
-        return self.prompts or REFINED
+    def refine_prompts(self) -> tuple[str, ...]:
+        """What the refinement shows of a concept."""
+        return self.prompts or REFINE_PROMPTS
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """The base model's prompts in the refinement."""
-        return GENERAL if not any(self.anchor_prompts) else self.anchor_prompts
+    def prior_prompts(self) -> tuple[str, ...]:
+        """What the refinement shows of the base model."""
+        return PRIOR_PROMPTS if not any(self.anchor_prompts) else self.anchor_prompts
 
     def check(self) -> None:
         """Raises FuseError for a value out of its range."""
         if self.solver not in SOLVERS:
-            raise FuseError(f"solver is {self.solver!r}; choose one of {SOLVERS}")
+            raise FuseError(f"solver is {self.solver!r}; choose one of {tuple(SOLVERS)}")
         if self.text_rows not in TEXT_ROWS:
             raise FuseError(f"text_rows is {self.text_rows!r}; choose one of {TEXT_ROWS}")
         if not 0 <= self.ridge <= 1e6 or not 1 <= self.steps <= 1000:
@@ -94,6 +95,8 @@ class FuseSettings:
             raise FuseError("refine_steps must be between 0 and 100000")
         if not 0 <= self.anchor <= 1e6:
             raise FuseError("anchor must be between 0 and 1e6")
+        if not 0 <= self.memory_limit <= 1e6:
+            raise FuseError("memory_limit must be between 0 (what is free) and 1e6 GiB")
         if self.anchor and not self.anchor_prompts:
             raise FuseError("an anchor needs at least one line in 'anchor_prompts'")
 
@@ -101,3 +104,7 @@ class FuseSettings:
         """JSON-able."""
         values = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+PUBLISHED = FuseSettings()
+RECOMMENDED = replace(PUBLISHED, ridge=0.02, text_rows=TEXT_ROWS[1], refine_steps=100)

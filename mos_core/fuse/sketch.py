@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..records import LowRank
+from ..deltas import Delta
 
 SKETCH_ROWS = 16
 
@@ -33,16 +33,16 @@ def signs(first: int, count: int, device) -> torch.Tensor:
 
 def errors_of_concepts(
     sketches: Sequence[torch.Tensor],
-    asked: Sequence[tuple[float, LowRank | None]],
+    asked: Sequence[Delta | None],
     fused: torch.Tensor,
     inverse: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Whose demands cost whom in one layer: (concepts, concepts + 2), squared errors.
+    """Which concept each concept's error goes to, in one layer: (concepts, concepts + 2), squared.
 
-    sketches: (SKETCH_ROWS, in) of each concept; asked: strength and factors, None for no change;
-    fused: the layer's solution D (out, in); inverse: (G + ridge I)^-1, None for a solution that is
-    not R G^-1. Column j: the part of the error of concept i that stands in j's favour; the last
-    but one: the rest, which anchor and ridge hold back; the last: what i asks for in all.
+    sketches: (SKETCH_ROWS, in) of each concept; asked: their deltas, None for no change; fused:
+    the layer's solution D (out, in); inverse: (G + ridge I)^-1, None for a solution that is not
+    R G^-1. Column j: the part of the error of concept i that concept j gains by; the last but one:
+    the rest, which anchor and ridge hold back; the last: what i asks for in all.
 
     D = sum_j dW_j G_j G^-1, so dW_i - D = sum_j (dW_i - dW_j) G_j G^-1 + (what anchor and ridge
     hold back): the error of i, projected on each of these parts.
@@ -50,24 +50,21 @@ def errors_of_concepts(
     count, table = len(sketches), torch.zeros(len(sketches), len(sketches) + 2)
     rows = [sketch.to(fused) for sketch in sketches]
     for i in range(count):
-        own = mapped(rows[i], *asked[i], fused)  # (SKETCH_ROWS, out)
+        own = mapped(rows[i], asked[i], fused)  # (SKETCH_ROWS, out)
         error = own - rows[i] @ fused.T
         table[i, -1] = own.square().sum()
         table[i, -2] = error.square().sum()
         spread = None if inverse is None else rows[i] @ inverse  # (SKETCH_ROWS, in)
         for j in range(count) if spread is not None else ():
             if i != j:
-                difference = mapped(rows[j], *asked[i], fused) - mapped(rows[j], *asked[j], fused)
+                difference = mapped(rows[j], asked[i], fused) - mapped(rows[j], asked[j], fused)
                 table[i, j] = ((spread @ rows[j].T @ difference) * error).sum()
                 table[i, -2] -= table[i, j]
     return table
 
 
-def mapped(
-    rows: torch.Tensor, strength: float, pair: LowRank | None, like: torch.Tensor
-) -> torch.Tensor:
-    """What the factors make of the rows, (rows, out); like: (out, in)."""
-    if pair is None:
+def mapped(rows: torch.Tensor, delta: Delta | None, like: torch.Tensor) -> torch.Tensor:
+    """What a delta makes of the rows, (rows, out); like: (out, in)."""
+    if delta is None:
         return rows.new_zeros(rows.shape[0], like.shape[0])
-    down, up = pair.down.flatten(1).to(rows), pair.up.flatten(1).to(rows)
-    return strength * (rows @ down.T) @ up.T
+    return delta.on_rows(rows)

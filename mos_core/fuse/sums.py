@@ -10,36 +10,41 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..records import LowRank
+from ..deltas import Delta
 from .sketch import SKETCH_ROWS, sketch_of
+
+TOTAL = torch.float64  # of every sum
+BLOCK = 4096  # rows of one product; the products are added up in float64
 
 
 class Gram:
     """X^T X of the rows that enter a layer, summed as they come, and a sketch of the rows.
 
-    dtype: float64 where rows are few (text), float32 where they are many and the GPU is slow in
-    float64; products are never taken in less than float32. device: where the sums live, None for
-    the rows' own.
+    dtype: of the products: float64 where rows are few (text), float32 where they are many and the
+    GPU is slow in float64. device: where the sums live, None for the rows' own; it must know
+    float64 (Apple's GPU does not).
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float64, device: torch.device | None = None):
+    def __init__(self, dtype: torch.dtype = TOTAL, device: torch.device | None = None):
         self.dtype = dtype
         self.device = device
-        self.matrix: torch.Tensor | None = None  # (in, in)
+        self.matrix: torch.Tensor | None = None  # (in, in), float64
         self.sketch: torch.Tensor | None = None  # (SKETCH_ROWS, in)
         self.rows = 0
 
     def add(self, rows: torch.Tensor) -> None:
         """rows: (n, in), any float dtype."""
-        rows = rows.to(self.dtype)
+        device = self.device or rows.device
         if self.matrix is None or self.sketch is None:
-            width, device = rows.shape[1], self.device or rows.device
-            self.matrix = torch.zeros(width, width, dtype=self.dtype, device=device)
+            width = rows.shape[1]
+            self.matrix = torch.zeros(width, width, dtype=TOTAL, device=device)
             self.sketch = torch.zeros(SKETCH_ROWS, width, dtype=torch.float32, device=device)
-        if self.matrix.device == rows.device:
-            self.matrix.addmm_(rows.T, rows)
-        else:
-            self.matrix += (rows.T @ rows).to(self.matrix.device)
+        rows = rows.to(device, self.dtype) if self.dtype == TOTAL else rows.to(self.dtype)
+        for block in rows.split(BLOCK):
+            if block.dtype == TOTAL:
+                self.matrix.addmm_(block.T, block)
+            else:
+                self.matrix += (block.T @ block).to(self.matrix)
         self.sketch += sketch_of(rows, self.rows).to(self.sketch)
         self.rows += rows.shape[0]
 
@@ -51,7 +56,7 @@ class InputSums:
     gram: torch.Tensor  # (in, in), sum_i X_i^T X_i, float64
     rows: int = 0
     concepts: int = 0
-    noise: float = torch.finfo(torch.float64).eps  # relative rounding error of the gram matrix
+    noise: float = torch.finfo(TOTAL).eps  # rounding error of the gram matrix, of its largest value
     anchor: torch.Tensor | None = None  # (in, in), the base model's own rows, weighted
     sketches: list[torch.Tensor] = field(default_factory=list)  # one a concept, CPU
 
@@ -85,8 +90,10 @@ class LayerSums:
 
     @classmethod
     def empty(cls, out: int, width: int, device) -> "LayerSums":
+        """Sums of nothing, for a weight of (out, width)."""
+
         def zeros(rows: int) -> torch.Tensor:
-            return torch.zeros(rows, width, dtype=torch.float64, device=device)
+            return torch.zeros(rows, width, dtype=TOTAL, device=device)
 
         return cls(InputSums(zeros(width)), zeros(out))
 
@@ -96,20 +103,19 @@ class LayerSums:
         inputs = self.inputs
         return inputs.gram if inputs.anchor is None else inputs.gram + inputs.anchor
 
-    def add(self, gram: Gram, pair: LowRank | None) -> None:
-        """One concept's rows; pair: its delta, None for a concept that leaves the layer alone."""
-        self.add_target(self.inputs.add(gram), pair)
+    def add(self, gram: Gram, delta: Delta | None) -> None:
+        """One concept's rows and what it changes, None for one that leaves the layer alone."""
+        self.add_target(self.inputs.add(gram), delta)
 
-    def add_target(self, matrix: torch.Tensor, pair: LowRank | None, strength: float = 1.0) -> None:
+    def add_target(self, matrix: torch.Tensor, delta: Delta | None) -> None:
         """What a concept asks on rows that are in the inputs' sums already; matrix: their G.
 
-        Its delta is never multiplied out: U D X^T X costs as much as the rank of U D.
+        A delta of low rank is never multiplied out: U D X^T X costs as much as its rank.
         """
-        if pair is not None:
-            up, down = (factor.flatten(1).to(self.cross) for factor in (pair.up, pair.down))
-            mapped = strength * down @ matrix  # (rank, in)
-            self.cross.addmm_(up, mapped)
-            self.energy += strength * ((up.T @ up) * (mapped @ down.T)).sum().item()
+        if delta is not None:
+            mapped = delta.times(matrix)  # (out, in)
+            self.cross += mapped
+            self.energy += delta.times(mapped.T).diagonal().sum().item()
 
     def loss(self, delta: torch.Tensor) -> float:
         """Mean squared error per row and output of W0 + delta, (out, in), against the concepts'

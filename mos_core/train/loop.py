@@ -100,7 +100,7 @@ def add_gradients(
     total, parts = 0.0, settings.accumulation
     for part in range(parts):
         micro = step * parts + part
-        loss = step_loss(session, trainable.tokens, examples, settings, micro)
+        loss = step_loss(session, trainable.words, examples, settings, micro)
         scaler.scale(loss / parts).backward()
         total += loss.item() / parts
     return total
@@ -118,9 +118,13 @@ def take_back(progress: Progress, first: int) -> None:
 
 
 def freeze_embeddings(trainable: TrainableConcept, settings: TrainSettings) -> bool:
-    """Stops the embeddings once their mean norm has reached the threshold; True from then on."""
-    if not settings.embedding_norm or trainable.embedding_norm() < settings.embedding_norm:
-        return False
-    for table in trainable.embeddings.values():
-        table.requires_grad_(False)
-    return True
+    """Stops the embeddings once their mean norm has reached the threshold, each text encoder's for
+    itself; True once all stand still."""
+    limit, moving = settings.embedding_norm, False
+    for encoder, own in trainable.embeddings.items():
+        if limit and trainable.embedding_norm(encoder) >= limit:
+            for table in own.values():
+                table.requires_grad_(False)
+        else:
+            moving = True
+    return not moving

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -18,16 +18,20 @@ class StopTraining(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Encoded captions, a row each.
+    """Encoded captions.
 
-    cross: (batch, tokens, width), as the model reads it; wide for layer-wise embeddings.
-    pooled: (batch, pooled width), or None for a model that reads none.
-    concept_tokens: (batch, concept tokens, tokens), 1 where a concept token stands, else 0.
+    rows: for each what ComfyUI's conditionings hold: `cross_attn` (1, tokens, width), wide for
+    layer-wise embeddings, `pooled_output` (1, width) where the model reads one, ... concept_tokens:
+    (batch, concept tokens, tokens), 1 where a concept token stands, else 0.
     """
 
-    cross: torch.Tensor
-    pooled: torch.Tensor | None
+    rows: Sequence[Mapping[str, Any]]
     concept_tokens: torch.Tensor
+
+    @property
+    def cross(self) -> torch.Tensor:
+        """(batch, tokens, width), of texts that are equally long."""
+        return torch.cat([row["cross_attn"] for row in self.rows])
 
 
 class TrainSession(Protocol):

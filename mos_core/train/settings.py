@@ -1,4 +1,4 @@
-"""The settings of one training run; defaults are the published ones (Mix-of-Show, section 4.1)."""
+"""The settings of one training run: PUBLISHED (Mix-of-Show, section 4.1) and RECOMMENDED."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ REGULARISATION = ("off", "whole object", "part of the object")
 LAYERS = ("attention", "all linear")
 MASKED_LOSS = ("mask", "whole picture")
 SHAPES = ("square", "as the image")
+ROWS = ("auto", "every layer", "every block")  # a block: one spatial transformer
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrainSettings:
     views: int = 2  # per picture: 1 is the whole picture, more add random crops
     resolution: int = 512  # of the short side, pixels
     shape: str = "square"  # of the views, one of SHAPES
+    rows: str = "auto"  # what has an embedding of its own, one of ROWS; auto: every block of SDXL
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     checkpointing: bool = False
@@ -59,6 +61,7 @@ class TrainSettings:
             ("layers", LAYERS),
             ("masked_loss", MASKED_LOSS),
             ("shape", SHAPES),
+            ("rows", ROWS),
         ):
             if getattr(self, name) not in choices:
                 raise TrainError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
@@ -67,3 +70,7 @@ class TrainSettings:
 
     def as_metadata(self) -> dict:
         return dataclasses.asdict(self)
+
+
+PUBLISHED = TrainSettings()
+RECOMMENDED = PUBLISHED

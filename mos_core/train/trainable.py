@@ -1,57 +1,95 @@
 """What is trained: embeddings and LoRA factors as parameters, to and from a Concept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
-from ..errors import TrainError
-from ..families.unet import architecture_by_layers
-from ..records import Concept, LowRank
+from ..deltas import LowRank
+from ..records import Concept, Site
 from .settings import TrainSettings
 
-EMB, TEXT, UNET = "emb.", "text_encoder.", "unet."
+EMB, TEXT, UNET = "emb.", "text_encoder", "unet."  # starts of the parameters' names, by rate
+ALONE = "clip_l"  # encoder whose tables go by the token's name alone
 FILE_ENTRY = 256  # bytes that name one tensor in a file's header
 DOWN, UP = ".lora_down.weight", ".lora_up.weight"
+Tables = Mapping[str, Mapping[str, torch.Tensor]]  # encoder -> token -> (rows, width)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer that can be trained.
+
+    site: where it is; shape: of its weight, (out, in) or (out, in, 1, 1); text: it belongs to a
+    text encoder.
+    """
+
+    site: Site
+    shape: tuple[int, ...]
+    text: bool
 
 
 class TrainableConcept:
     """The parameters of one concept, float32.
 
-    embeddings: token -> (layers, width), or (1, width) if one embedding serves all layers.
-    text, unet: module -> LowRank of parameters.
+    words: how a prompt calls it; those that have tables are its concept tokens. tables: a single
+    row serves all `rows`. factors: module's name in the file -> LowRank of parameters; sites: where
+    each of them is. family: of the model that it is trained on.
     """
 
     def __init__(
         self,
-        embeddings: Mapping[str, torch.Tensor],
-        text: Mapping[str, LowRank],
-        unet: Mapping[str, LowRank],
-        layers: int,
+        words: tuple[str, ...],
+        tables: Tables,
+        factors: Mapping[str, LowRank],
+        sites: Mapping[str, Site],
+        rows: int,
+        family: str,
     ):
-        self.embeddings = {t: as_parameter(e) for t, e in embeddings.items()}
-        self.text = {m: LowRank(as_parameter(p.down), as_parameter(p.up)) for m, p in text.items()}
-        self.unet = {m: LowRank(as_parameter(p.down), as_parameter(p.up)) for m, p in unet.items()}
-        self.layers = layers
+        self.words, self.rows, self.family = words, rows, family
+        self.embeddings = {
+            encoder: {token: as_parameter(table) for token, table in own.items()}
+            for encoder, own in tables.items()
+        }
+        self.factors = {
+            name: LowRank(as_parameter(pair.down), as_parameter(pair.up))
+            for name, pair in factors.items()
+        }
+        self.sites = {name: sites[name] for name in factors}
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return tuple(self.embeddings)
+        """The words that have embeddings of their own."""
+        return tuple(next(iter(self.embeddings.values()), {}))
 
-    def tables(self) -> dict[str, torch.Tensor]:
-        """Token -> (layers, width), differentiable."""
-        return {t: e.expand(self.layers, -1) for t, e in self.embeddings.items()}
+    def tables(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Encoder -> token -> (rows, width), differentiable."""
+        return {
+            encoder: {token: table.expand(self.rows, -1) for token, table in own.items()}
+            for encoder, own in self.embeddings.items()
+        }
 
-    def embedding_norm(self) -> float:
+    def at_sites(self, text: bool) -> dict[Site, LowRank]:
+        """The factors of the text encoders, or those of the model."""
+        return {
+            self.sites[name]: pair
+            for name, pair in self.factors.items()
+            if name.startswith(TEXT) == text
+        }
+
+    def embedding_norm(self, encoder: str) -> float:
+        """Mean norm of an encoder's embeddings."""
         with torch.no_grad():
-            return torch.cat(list(self.embeddings.values())).norm(dim=-1).mean().item()
+            return torch.cat(list(self.embeddings[encoder].values())).norm(dim=-1).mean().item()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """All parameters by the names they have in our file."""
-        named = {EMB + token: table for token, table in self.embeddings.items()}
-        for prefix, factors in ((TEXT, self.text), (UNET, self.unet)):
-            for module, pair in factors.items():
-                named[prefix + module + DOWN] = pair.down
-                named[prefix + module + UP] = pair.up
+        named: dict[str, torch.nn.Parameter] = {}
+        for encoder, own in self.embeddings.items():
+            prefix = EMB if list(self.embeddings) == [ALONE] else f"{EMB}{encoder}."
+            named |= {prefix + token: table for token, table in own.items()}
+        for name, pair in self.factors.items():
+            named[name + DOWN], named[name + UP] = pair.down, pair.up
         return named
 
     def largest_file(self) -> int:
@@ -66,15 +104,12 @@ class TrainableConcept:
         def copy(t: torch.Tensor) -> torch.Tensor:
             return t.detach().to("cpu", copy=True).contiguous()
 
-        def pairs(factors: Mapping[str, LowRank]) -> dict[str, LowRank]:
-            return {m: LowRank(copy(p.down), copy(p.up)) for m, p in factors.items()}
-
-        return Concept.edlora(
+        return Concept(
             name,
-            {t: copy(e) for t, e in self.tables().items()},
-            pairs(self.text),
-            pairs(self.unet),
-            architecture_by_layers(self.layers).name,
+            self.words,
+            {e: {t: copy(table) for t, table in own.items()} for e, own in self.tables().items()},
+            {n: LowRank(copy(pair.down), copy(pair.up)) for n, pair in self.factors.items()},
+            self.family,
             dict(metadata),
             resume,
         )
@@ -100,69 +135,36 @@ def fresh_factors(
 
 
 def make_trainable(
-    tables: Mapping[str, torch.Tensor],
-    text_shapes: Mapping[str, tuple[int, ...]],
-    unet_shapes: Mapping[str, tuple[int, ...]],
+    words: tuple[str, ...],
+    starts: Tables,
+    targets: Mapping[str, Target],
     settings: TrainSettings,
-    layers: int,
+    rows: int,
+    family: str,
     resume: Concept | None = None,
 ) -> TrainableConcept:
-    """Parameters for a new concept (tables: token -> (width,) start), or to go on with one."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    text = fresh_factors(text_shapes if settings.rate_text else {}, settings.rank, generator)
-    unet = fresh_factors(unet_shapes if settings.rate_unet else {}, settings.rank, generator)
-    rows = layers if settings.layerwise else 1
-    embeddings = {t: start[None].repeat(rows, 1) for t, start in tables.items()}
-    if resume is not None:
-        embeddings = {t: e[:rows] for t, e in resume.embeddings.items()}
-        # Modules that the concept lacks start fresh; modules that are not trained stay applied.
-        text, unet = {**text, **resume.text}, {**unet, **resume.unet}
-    return TrainableConcept(embeddings, text, unet, layers)
+    """Parameters for a new concept, or to go on with one.
 
-
-def start_embeddings(
-    tokens: Sequence[str],
-    initializer: str,
-    word_embedding,
-    width: int,
-    seed: int,
-) -> dict[str, torch.Tensor]:
-    """token -> (width,) start values.
-
-    initializer: one entry per token, by spaces: `<rand-0.013>` (normal of that deviation) or a
-    word. word_embedding: word -> (width,), raises TrainError unless it is one token.
+    starts: encoder -> token -> (width,); empty for an ordinary LoRA. targets: names in the file ->
+    layers, in the order in which they are drawn at random. rows: of the tables.
     """
-    entries = initializer.split()
-    if len(entries) != len(tokens):
-        raise TrainError(
-            f"there are {len(entries)} initialisers ('{initializer}') for {len(tokens)} concept "
-            f"tokens ({' '.join(tokens)}); give one per token, as in '<rand-0.013> man'"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    starts = {}
-    for token, entry in zip(tokens, entries, strict=True):
-        if entry.startswith("<rand-") and entry.endswith(">"):
-            try:
-                deviation = float(entry[len("<rand-") : -1])
-            except ValueError:
-                deviation = -1.0
-            if not 0 <= deviation <= 10:
-                raise TrainError(f"'{entry}' is no initialiser; write it like <rand-0.013>")
-            starts[token] = torch.randn(width, generator=generator) * deviation
-        else:
-            starts[token] = word_embedding(entry)
-    return starts
-
-
-def parse_tokens(text: str) -> tuple[str, ...]:
-    """'<potter1> <potter2>' -> ('<potter1>', '<potter2>'). Raises TrainError."""
-    tokens = tuple(text.split())
-    for token in tokens:
-        if len(token) < 3 or token[0] != "<" or token[-1] != ">" or set(token) & set("()\\:"):
-            raise TrainError(
-                f"'{token}' cannot be a concept token; tokens look like <potter1>: in angle "
-                "brackets, without round brackets, colons or backslashes"
-            )
-    if not tokens or len({t.casefold() for t in tokens}) != len(tokens):
-        raise TrainError(f"give one or more different concept tokens; found '{text}'")
-    return tokens
+    generator = torch.Generator().manual_seed(settings.seed)
+    rates = {True: settings.rate_text, False: settings.rate_unet}
+    shapes = {name: target.shape for name, target in targets.items() if rates[target.text]}
+    factors = fresh_factors(shapes, settings.rank, generator)
+    count = rows if settings.layerwise else 1
+    tables = {
+        encoder: {token: start[None].repeat(count, 1) for token, start in own.items()}
+        for encoder, own in starts.items()
+    }
+    if resume is not None:
+        words = resume.words
+        tables = {
+            encoder: {token: table[:count] for token, table in own.items()}
+            for encoder, own in resume.tables.items()
+        }
+        # Modules that the concept lacks start fresh; modules that are not trained stay applied.
+        kept = {name: pair for name, pair in resume.deltas.items() if isinstance(pair, LowRank)}
+        factors = {**factors, **kept}
+    sites = {name: target.site for name, target in targets.items()}
+    return TrainableConcept(words, tables, factors, sites, rows, family)

@@ -8,20 +8,26 @@ import torch
 from PIL import ImageColor
 
 from mix_of_show.mos_core.errors import MosError
+from mix_of_show.mos_core.families.family import OTHERS
 from mix_of_show.mos_core.fuse import chart
 from mix_of_show.mos_core.fuse.chart import draw_fusion
 from mix_of_show.mos_core.fuse.low_rank import describe_truncation, factorise
 from mix_of_show.mos_core.fuse.report import conflicts, describe_fusion
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.fuse.sketch import SKETCH_ROWS, errors_of_concepts, signs, sketch_of
-from mix_of_show.mos_core.fuse.stage import Stage
+from mix_of_show.mos_core.fuse.stage import Layer, StageSums, portions, sums_bytes
 from mix_of_show.mos_core.fuse.sums import Gram
 from mix_of_show.mos_core.fuse.sums_file import read_sums, write_sums
-from mix_of_show.mos_core.records import LowRank
+from mix_of_show.mos_core.records import LowRank, Site
 
 CLONE = Path(__file__).absolute().parent.parent.parent
 LiveBytes = runpy.run_path(str(CLONE / "benchmarks" / "_live_bytes.py"))["LiveBytes"]
-LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+MODULE = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+PATH = "diffusion_model.middle_block.1.transformer_blocks.0"
+
+
+def layer(name: str, out: int, width: int, group: str = "") -> Layer:
+    return Layer(Site(f"{PATH}.{name}.weight"), group or name, (out, width), OTHERS)
 
 
 def filled(rows: torch.Tensor) -> Gram:
@@ -71,24 +77,24 @@ def test_what_an_anchor_holds_back_is_not_put_on_another_concept():
     row, delta = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
     away = torch.tensor([[0.0, 1.0]])  # the other concept sees another direction
     inverse = torch.diag(torch.tensor([0.5, 0.5]))  # an anchor as heavy as each concept
-    table = errors_of_concepts([row, away], [asks(delta), (1.0, None)], delta / 2, inverse)
+    table = errors_of_concepts([row, away], [asks(delta), None], delta / 2, inverse)
     torch.testing.assert_close(table, torch.tensor([[0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 0.0]]))
 
 
-def asks(delta: torch.Tensor) -> tuple[float, LowRank]:
-    return 1.0, LowRank(delta, torch.eye(delta.shape[0]))
+def asks(delta: torch.Tensor) -> LowRank:
+    return LowRank(delta, torch.eye(delta.shape[0]))
 
 
 def solved_stage(count: int, width: int = 24, anchor: float = 0.0, spread: float = 1.0):
     torch.manual_seed(1)
-    stage = Stage([LAYER], torch.float64, spatial=True)
+    only = layer("attn2.to_q", 16, width)
+    stage = StageSums([only], torch.float64)
     for number in range(count):
         rows = torch.randn(200, width) * spread
-        grams = {LAYER: filled(rows)}
-        stage.add_concept(grams, {LAYER: pair(16, width, number)}, 1.0, {LAYER: (16, width)})
+        stage.add_concept({only.group: filled(rows)}, {only.site: pair(16, width, number)})
     if anchor:
-        stage.add_anchor({LAYER: filled(torch.randn(50, width))}, anchor)
-    return stage.solve(LAYER, FuseSettings(ridge=0.01))
+        stage.add_anchor({only.group: filled(torch.randn(50, width))}, anchor)
+    return stage.solve(only, FuseSettings(ridge=0.01))
 
 
 def test_the_parts_of_a_concepts_loss_add_up_to_the_loss_of_the_layer():
@@ -115,11 +121,11 @@ def test_the_report_names_each_concept_and_the_pairs_that_cost_each_other_most()
 
 
 def test_the_chart_has_a_bar_for_every_layer_and_every_concept_as_long_as_its_loss():
-    layer = "down_blocks.0.attentions.0.proj_in"
+    module = "down_blocks.0.attentions.0.proj_in"
     stage = "other UNet layers"
     drawn = {}
     for share in (0.25, 0.75):
-        facts = {"loss": {layer: [1.0, share]}, "lost": [["ann", {stage: share}]]}
+        facts = {"loss": {module: [1.0, share]}, "lost": [["ann", {stage: share}]]}
         picture = draw_fusion(facts)[0]
         colour = torch.tensor(ImageColor.getrgb(chart.COLOURS[stage])) / 255
         painted = (picture - colour).abs().amax(-1) < 1e-3
@@ -136,7 +142,7 @@ def test_the_chart_of_a_refined_fusion_has_the_base_model_too_and_one_of_nothing
 
 
 def test_sums_that_are_not_finite_are_refused_by_the_layers_name():
-    with pytest.raises(MosError, match=r"mid_block.*not finite"):
+    with pytest.raises(MosError, match=r"middle_block.*not finite"):
         solved_stage(2, spread=float("inf"))
 
 
@@ -149,7 +155,7 @@ def test_a_delta_of_low_rank_comes_back_whole_and_a_cut_one_loses_what_is_cut():
     assert lost == pytest.approx(9 / 25)
     torch.testing.assert_close(factors.matrix(), torch.diag(torch.tensor([4.0, 0.0])))
     assert factorise(torch.zeros(3, 4, 1, 1), 2)[0].up.shape == (3, 2, 1, 1)
-    assert "36.0%" in describe_truncation({LAYER: lost}, 1)
+    assert "36.0%" in describe_truncation({MODULE: lost}, 1)
 
 
 def test_sums_on_disk_are_the_same_bits_and_damaged_ones_are_taken_again(tmp_path):
@@ -168,19 +174,18 @@ def test_sums_on_disk_are_the_same_bits_and_damaged_ones_are_taken_again(tmp_pat
 
 def test_fourteen_concepts_need_as_much_memory_as_two():
     width, peaks = 320, {}
-    modules = [LAYER.replace("attn2.to_q", f"attn1.{name}") for name in ("to_q", "to_k", "to_v")]
-    shapes = dict.fromkeys(modules, (width, width))
+    layers = [layer(f"attn1.{n}", width, width, "qkv") for n in ("to_q", "to_k", "to_v")]
     rows = torch.randn(8, width)
     for count in (2, 14):
-        factors = [{m: pair(width, width, i) for m in modules} for i in range(count)]
+        factors = [{each.site: pair(width, width, i) for each in layers} for i in range(count)]
         with LiveBytes() as memory:
-            stage = Stage(modules, torch.float32, spatial=True)
+            stage = StageSums(layers, torch.float32)
             for own in factors:
                 grams = stage.new_grams()
                 for gram in grams.values():
                     gram.add(rows)
-                stage.add_concept(grams, own, 1.0, shapes)
-            sums = stage.solve(modules[0], FuseSettings(ridge=0.01))
+                stage.add_concept(grams, own)
+            sums = stage.solve(layers[0], FuseSettings(ridge=0.01))
             del sums
         peaks[count] = memory.peak
     assert peaks[2] > 3 * width * width * 8
@@ -192,3 +197,16 @@ def test_a_prompt_without_a_place_for_the_concept_is_refused():
         with pytest.raises(MosError):
             FuseSettings(**wrong).check()
     FuseSettings(prompts=("a {} on a beach", "{}"), anchor=1.0).check()
+
+
+def test_portions_hold_whole_groups_in_order_and_stay_within_the_limit():
+    layers = [layer(f"{i}.{name}", 8, 16, f"{i}.qkv") for i in range(6) for name in "qkv"]
+    one = sums_bytes(layers[:3])
+    assert one == 8 * (2 * 16 * 16 + 3 * 8 * 16)
+    assert sums_bytes(layers) == 6 * one
+    for limit, count in ((6 * one, 1), (3 * one, 2), (2.5 * one, 3), (one, 6), (1, 6)):
+        made = portions(layers, int(limit))
+        assert len(made) == count
+        assert [each for portion in made for each in portion] == layers
+        assert all(sums_bytes(p) <= limit or len({x.group for x in p}) == 1 for p in made)
+    assert portions([], 100) == []

@@ -6,6 +6,7 @@ import torch
 from mix_of_show.mos_core.fuse.solve import (
     LBFGS_STEPS,
     LBFGS_STEPS_SPATIAL,
+    SolveOptions,
     solve_exact,
     solve_lbfgs,
 )
@@ -55,7 +56,7 @@ def mse(rows, change, delta) -> float:
 @pytest.mark.parametrize(("tag", "number"), LAYERS)
 def test_the_exact_solution_is_the_stored_one_and_never_above_lbfgs(tag, number):
     rows, change, solved, facts = golden_layer(tag, number)
-    delta = solve_exact(sums_of(rows, change))
+    delta = solve_exact(sums_of(rows, change)).delta
     loss = mse(rows, change, delta)
     assert loss <= facts["mse_lbfgs"] * (1 + 1e-9)
     assert loss <= facts["mse_exact"] * (1 + 1e-3) + 1e-20
@@ -66,7 +67,7 @@ def test_the_exact_solution_is_the_stored_one_and_never_above_lbfgs(tag, number)
 @pytest.mark.parametrize(("tag", "number"), LAYERS)
 def test_sums_in_float32_lose_less_than_a_thousandth(tag, number):
     rows, change, _, facts = golden_layer(tag, number)
-    loss = mse(rows, change, solve_exact(sums_of(rows, change, torch.float32)))
+    loss = mse(rows, change, solve_exact(sums_of(rows, change, torch.float32)).delta)
     assert loss <= facts["mse_lbfgs"] + 1e-3 * facts["mse_before"]
 
 
@@ -74,7 +75,9 @@ def test_sums_in_float32_lose_less_than_a_thousandth(tag, number):
 def test_lbfgs_on_sums_does_what_the_reference_does_on_rows(tag, number):
     rows, change, _, facts = golden_layer(tag, number)
     steps = LBFGS_STEPS_SPATIAL if "spatial" in facts["stage"] else LBFGS_STEPS
-    loss = mse(rows, change, solve_lbfgs(sums_of(rows, change), steps))
+    loss = mse(
+        rows, change, solve_lbfgs(sums_of(rows, change), (), SolveOptions(steps=steps)).delta
+    )
     assert facts["mse_exact"] - 1e-12 <= loss <= facts["mse_lbfgs"] + 0.05 * facts["mse_before"]
 
 
@@ -95,7 +98,7 @@ def test_one_concept_gives_back_its_own_delta_on_the_span_of_its_inputs():
     gram, sums = Gram(), LayerSums.empty(6, 8, "cpu")
     gram.add(rows)
     sums.add(gram, as_pair(delta))
-    solved = solve_exact(sums)
+    solved = solve_exact(sums).delta
     torch.testing.assert_close(rows @ solved.T, rows @ delta.T)
     away = torch.linalg.svd(rows).Vh[5:]  # directions that no row has: W0 stays
     assert (solved @ away.T).abs().max() < 1e-9
@@ -108,7 +111,7 @@ def test_two_concepts_with_separate_inputs_both_get_what_they_ask_for():
         gram = Gram()
         gram.add(torch.eye(4).double()[2 * i : 2 * i + 2])
         sums.add(gram, as_pair(delta))
-    solved = solve_exact(sums)
+    solved = solve_exact(sums).delta
     torch.testing.assert_close(solved[:, :2], deltas[0][:, :2])
     torch.testing.assert_close(solved[:, 2:], deltas[1][:, 2:])
     assert sums.loss(solved) < 1e-12
@@ -118,12 +121,14 @@ def test_a_ridge_shrinks_towards_the_base_weight_and_an_anchor_holds_its_rows():
     gram, sums, delta = Gram(), LayerSums.empty(4, 4, "cpu"), torch.randn(4, 4).double()
     gram.add(torch.randn(50, 4).double())
     sums.add(gram, as_pair(delta))
-    norms = [solve_exact(sums, ridge).norm().item() for ridge in (0, 0.1, 10)]
+    norms = [
+        solve_exact(sums, (), SolveOptions(ridge)).delta.norm().item() for ridge in (0, 0.1, 10)
+    ]
     assert norms[0] > norms[1] > norms[2]
     anchor = Gram()
     anchor.add(torch.eye(4).double()[:1] * 100)
     sums.inputs.add_anchor(anchor, 1e6)
-    assert solve_exact(sums)[:, 0].abs().max() < 1e-4
+    assert solve_exact(sums).delta[:, 0].abs().max() < 1e-4
 
 
 def test_factors_and_strength_ask_for_what_their_product_asks():
@@ -132,7 +137,7 @@ def test_factors_and_strength_ask_for_what_their_product_asks():
     gram = Gram()
     gram.add(rows)
     sums = LayerSums.empty(6, 8, "cpu")
-    sums.add_target(sums.inputs.add(gram), pair, 0.7)
+    sums.add_target(sums.inputs.add(gram), pair.scaled(0.7))
     asked = 0.7 * pair.up @ pair.down
     torch.testing.assert_close(sums.cross, asked @ gram.matrix)
     assert sums.energy == pytest.approx((rows @ asked.T).square().sum().item())
@@ -148,5 +153,5 @@ def test_the_order_of_concepts_does_not_matter():
             gram = Gram()
             gram.add(rows)
             sums.add(gram, as_pair(delta))
-        solved.append(solve_exact(sums))
+        solved.append(solve_exact(sums).delta)
     torch.testing.assert_close(*solved, rtol=1e-9, atol=1e-11)

@@ -12,7 +12,7 @@ from mix_of_show.mos_core.train.curve import HEIGHT, WIDTH, draw_curve
 from mix_of_show.mos_core.train.loss import masked_mse, regularise_attention, token_maps
 from mix_of_show.mos_core.train.pictures import check_pictures, fit_whole, loss_weight, make_views
 from mix_of_show.mos_core.train.settings import TrainSettings
-from mix_of_show.mos_core.train.trainable import parse_tokens, start_embeddings
+from mix_of_show.mos_core.train.tokens import have_embeddings, parse_tokens, start_embeddings
 
 # --- captions --------------------------------------------------------------------------------
 
@@ -153,6 +153,18 @@ def test_initialisers_that_do_not_fit_the_tokens_are_refused(initializer):
 def test_tokens_that_cannot_stand_in_a_prompt_are_refused(tokens):
     with pytest.raises(TrainError):
         parse_tokens(tokens)
+
+
+@pytest.mark.parametrize("text", ["bear", "a red knight"])
+def test_words_without_brackets_are_those_of_an_ordinary_lora(text):
+    words = parse_tokens(text, layerwise=False)
+    assert words == (text,)
+    assert not have_embeddings(words)
+    with pytest.raises(TrainError, match=r"ordinary LoRA.*'layerwise' off"):
+        parse_tokens(text)
+    assert have_embeddings(parse_tokens("<a> <b>", layerwise=False))
+    with pytest.raises(TrainError):
+        parse_tokens("<a> bear", layerwise=False)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Ring 2: fusion on ComfyUI's own classes, against the reference's whole pipeline."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -7,17 +8,18 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.errors import ArchitectureError, FileFormatError, MosError
+from mix_of_show.mos_core.families.family import OTHERS
 from mix_of_show.mos_core.formats.fused_file import read_fused, save_fused
 from mix_of_show.mos_core.fuse.settings import FuseSettings
-from mix_of_show.mos_core.fuse.stage import input_group
+from mix_of_show.mos_core.fuse.stage import Layer
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.fuse import sums_place as place
 from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.patch.fuse.rows import published_sigmas
-from mix_of_show.mos_core.records import WeightedConcept
+from mix_of_show.mos_core.records import Site, WeightedConcept
 from support.golden import read_meta, read_tensors
-from support.tiny_models import golden_unet
+from support.tiny_models import empty_unet, golden_unet
 
 SIZE = {"width": 128, "height": 128}
 QUICK = FuseSettings(steps=2, width=128, height=128)
@@ -68,7 +70,9 @@ def test_the_sigmas_are_the_published_time_steps(unet):
 def test_the_loss_per_stage_is_the_references(fused):
     loss = fused[0].metadata["loss"]
     summary = read_meta()["fusion"]["fusion"]["summary_exact_run"]
-    spatial = [v for m, v in loss.items() if m[0] in "dmu" and not input_group(m).endswith(".kv")]
+    spatial = [
+        v for m, v in loss.items() if m[0] in "dmu" and not m.endswith(("attn2.to_k", "attn2.to_v"))
+    ]
     text = [v for m, v in loss.items() if m.startswith("text_model")]
     for layers, stage in ((text, "merge_text_encoder"), (spatial, "merge_spatial_attention")):
         assert len(layers) == summary[stage]["n_layers"]
@@ -193,13 +197,74 @@ def test_settings_out_of_range_are_refused(wrong):
         FuseSettings(**wrong).check()
 
 
-def test_sums_go_to_the_cpu_when_the_device_is_short(monkeypatch):
-    model = SimpleNamespace(
-        load_device=torch.device("cuda"), model_size=lambda: 100, loaded_size=lambda: 40
-    )
+def layer(number: int) -> Layer:
+    """One whose sums take 600 bytes."""
+    return Layer(Site(f"{number}.weight"), f"{number}", (5, 5), OTHERS)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU on which 940 bytes are free beside the model; the CPU has 2000."""
     monkeypatch.setattr(place.management, "minimum_inference_memory", lambda: 1000)
     monkeypatch.setattr(place.management, "get_free_memory", lambda device: 2000)
-    assert place.place_of_sums(model, 900) is None
-    assert place.place_of_sums(model, 941) == torch.device("cpu")
-    model.load_device = torch.device("cpu")
-    assert place.place_of_sums(model, 10**12) is None
+    monkeypatch.setattr(place, "has_float64", lambda device: True)
+    return SimpleNamespace(
+        load_device=torch.device("cuda"), model_size=lambda: 100, loaded_size=lambda: 40
+    )
+
+
+def test_sums_go_to_the_cpu_when_the_device_is_short(gpu):
+    one, two, three = ([layer(i) for i in range(count)] for count in (1, 2, 3))
+    cpu = torch.device("cpu")
+    assert place.plan_sums(gpu, one, 0) == (None, [one])
+    assert place.plan_sums(gpu, two, 0) == (cpu, [two])
+    assert place.plan_sums(gpu, three, 0) == (cpu, [three[:2], three[2:]])
+    assert place.plan_sums(gpu, two, 700 / place.GIB) == (None, [two[:1], two[1:]])
+    assert place.plan_sums(gpu, [], 0) == (None, [])
+    gpu.load_device = cpu
+    assert place.plan_sums(gpu, two, 0) == (None, [two])
+
+
+def test_sums_go_to_the_cpu_where_the_device_cannot_add_in_float64(gpu, monkeypatch):
+    monkeypatch.setattr(place, "has_float64", lambda device: False)
+    assert place.plan_sums(gpu, [layer(0)], 0)[0] == torch.device("cpu")
+    assert place.place_of_few_sums(gpu) == torch.device("cpu")
+    assert place.dtype_of_products(gpu) == torch.float32
+
+
+@pytest.mark.parametrize("problem", [TypeError, RuntimeError, NotImplementedError])
+def test_whether_a_device_can_add_in_float64_is_found_by_trying(monkeypatch, problem):
+    def refuse(*args, **kwargs):
+        raise problem("no float64 here")
+
+    assert place.has_float64.__wrapped__(torch.device("cpu"))
+    monkeypatch.setattr(place.torch, "ones", refuse)
+    assert not place.has_float64.__wrapped__(torch.device("mps"))
+
+
+@pytest.mark.parametrize("solver", ["exact", "lbfgs"])
+def test_portions_give_the_same_answer_as_all_at_once(unet, clip, concepts, solver):
+    two = entries(concepts, "fusion")[:2]
+    limit = 0.0001  # GiB: a few layers at a time
+    settings = replace(QUICK, solver=solver, ridge=0.01)
+    said, ticks = [], []
+    whole, _ = fuse_concepts(unet, clip, two, settings, nothing)
+    parts, _ = fuse_concepts(
+        unet, clip, two, replace(settings, memory_limit=limit),
+        lambda *at: ticks.append(at), on_text=said.append,
+    )  # fmt: skip
+    assert "portions, to fit the memory" in said[0]
+    assert int(said[0].split()[0]) > 2 * 2
+    assert ticks[-1][0] == ticks[-1][1] == len(ticks)
+    for name, delta in whole.unet.items():
+        assert (parts.unet[name] - delta).norm() <= 1e-6 * delta.norm(), name
+
+
+def test_an_inpainting_model_is_not_refined_and_told_before_any_work(clip, concepts):
+    ticks = []
+    with pytest.raises(ArchitectureError, match=r"9 channels.*refining a fusion"):
+        fuse_concepts(
+            empty_unet(in_channels=9), clip, entries(concepts, "fusion")[:1],
+            replace(QUICK, refine_steps=1), lambda *at: ticks.append(at),
+        )  # fmt: skip
+    assert not ticks

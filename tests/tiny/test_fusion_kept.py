@@ -10,7 +10,7 @@ from mix_of_show.mos_core.formats.kohya_file import save_kohya
 from mix_of_show.mos_core.fuse.low_rank import factorise
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.fuse import concepts as module
+from mix_of_show.mos_core.patch.fuse import plan as module
 from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.patch.fuse.kept_sums import base_of
@@ -34,12 +34,12 @@ def runs(monkeypatch):
     """The names of those whose sampling was really run."""
     names = []
 
-    def counted(model, coder, subject, *rest):
-        names.append(subject.name)
-        return original(model, coder, subject, *rest)
+    def counted(model, coder, source, *rest):
+        names.append(source.name)
+        return original(model, coder, source, *rest)
 
-    original = module.spatial_rows
-    monkeypatch.setattr(module, "spatial_rows", counted)
+    original = module.picture_rows
+    monkeypatch.setattr(module, "picture_rows", counted)
     return names
 
 

@@ -224,8 +224,8 @@ def test_refine_steps_out_of_range_are_refused():
 
 def test_without_prompts_of_ones_own_a_refinement_shows_concepts_in_many_ways():
     settings = FuseSettings()
-    assert len(settings.refined) > len(settings.drawn)
-    assert all("{}" in prompt for prompt in settings.refined)
-    assert FuseSettings(prompts=("a {}",)).refined == ("a {}",)
-    assert len(settings.kept) > 1
-    assert FuseSettings(anchor_prompts=("a fox",)).kept == ("a fox",)
+    assert len(settings.refine_prompts) > len(settings.picture_prompts)
+    assert all("{}" in prompt for prompt in settings.refine_prompts)
+    assert FuseSettings(prompts=("a {}",)).refine_prompts == ("a {}",)
+    assert len(settings.prior_prompts) > 1
+    assert FuseSettings(anchor_prompts=("a fox",)).prior_prompts == ("a fox",)

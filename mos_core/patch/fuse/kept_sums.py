@@ -1,5 +1,6 @@
 """Which file holds a concept's sums: a name that changes with all that the sums depend on."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -7,24 +8,35 @@ from pathlib import Path
 
 import torch
 
-from .rows import Subject
+from ...deltas import Delta
+from .sources import Source
 
+HOST_OBJECTS = {"manual_cast_dtype"}  # object patches that newer ComfyUI has on a fresh CLIP
 SAMPLES = 256  # values per weight of the base model that go into a name
-VERSION = 1  # to be raised when the sums are taken in another way
+VERSION = 2  # to be raised when the sums are taken in another way
 
 
-def sums_path(folder: Path, stage: str, subject: Subject, base: str, facts: dict) -> Path:
-    """facts: settings and modules of the stage, JSON-able."""
+def sums_path(folder: Path, stage: str, source: Source, base: str, facts: dict) -> Path:
+    """facts: settings and layers of the stage, JSON-able."""
     digest = hashlib.sha256(json.dumps([VERSION, stage, base, facts], sort_keys=True).encode())
-    strengths = subject.strength_model, subject.strength_clip, subject.seed
-    digest.update(repr((subject.read, subject.drawn, strengths)).encode())
-    for factors in (subject.text, subject.unet):
-        for module, pair in sorted(factors.items()):
-            digest.update(module.encode())
-            digest.update(content([pair.down, pair.up]))
-    for token, table in sorted(subject.embeddings.items()):
-        digest.update(token.encode() + content([table]))
+    digest.update(repr((source.text, source.picture, source.strengths, source.seed)).encode())
+    for deltas in (source.bound.text, source.bound.model):
+        for site, delta in sorted(deltas.items(), key=lambda item: repr(item[0])):
+            digest.update(repr(site).encode() + content(tensors_in(delta)))
+    for encoder, tables in sorted(source.tables.items()):
+        for token, table in sorted(tables.items()):
+            digest.update(f"{encoder} {token}".encode() + content([table]))
     return folder / f"{digest.hexdigest()[:32]}.safetensors"
+
+
+def tensors_in(delta: Delta) -> list[torch.Tensor]:
+    """All that a delta of any kind is made of, in the order of its fields."""
+    found = []
+    for part in dataclasses.fields(delta):  # type: ignore[arg-type]
+        value = getattr(delta, part.name)
+        found += tensors_in(value) if isinstance(value, Delta) else []
+        found += [value] if torch.is_tensor(value) else []
+    return found
 
 
 def content(tensors: Iterable[torch.Tensor]) -> bytes:
@@ -42,7 +54,8 @@ def base_of(model, clip) -> str | None:
     for patcher in (model, clip.patcher):
         wrapped = any(patcher.wrappers.values())
         options = [k for k, v in patcher.model_options.items() if v]
-        if patcher.patches or patcher.object_patches or wrapped or options:
+        objects = set(patcher.object_patches) - HOST_OBJECTS
+        if patcher.patches or objects or wrapped or options:
             return None
     digest = hashlib.sha256(repr(clip.layer_idx).encode())
     for patcher in (clip.patcher, model):

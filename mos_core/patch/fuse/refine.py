@@ -5,7 +5,7 @@ One model in memory at any time: first each concept's own, of which only predict
 the base model with the fused deltas beside its weights.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -14,27 +14,32 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from ...families.unet import architecture_of
-from ...fuse.refine import BATCH, Lessons, refine, rows_needed
+from ...families import Family, family_of
+from ...fuse.refine import BATCH, DistillationSet, refine, rows_needed
 from ...fuse.settings import FuseSettings
-from ...text.layerwise import split_layers
+from ...records import Site
 from ..host.autograd import autograd_on, checkpointed, frozen, weights_for_autograd
 from ..host.branches import weight_branches
-from ..host.forward import choose_dtype, clone_for_gradients, plain_attention
-from ..host.weights import add_deltas
-from ..text.layerwise_model import LayerwiseText, add_layerwise_text, with_first_patch
-from .rows import (
-    TOGETHER,
-    Deltas,
-    Subject,
-    encoded_together,
-    published_sigmas,
-    samplings,
+from ..host.forward import (
+    choose_dtype,
+    clone_for_gradients,
+    conditions,
+    plain_attention,
+    predict,
+    prediction_of,
 )
+from ..host.weights import merge_sites
+from ..text.layerwise_model import text_options
+from .coders import Coders
+from .rows import empty_latent, published_sigmas, read_wide_text, samplings
+from .sources import Source
+from .texts import batch_size, encoded, encoded_together
+from .work import Work
 
 GUIDANCE = 4.0  # of the pictures that are noised
 UNGUIDED = 4  # every so many turns the prompt is left out: guidance needs that prediction too
 SKEW = 2  # 1: all time steps alike; above: more of high noise, where it is decided who is drawn
+Deltas = dict[Site, torch.Tensor]  # (out, in) each
 
 
 class NoisePredictor:
@@ -42,74 +47,86 @@ class NoisePredictor:
 
     def __init__(self, model, coder, prompts: Sequence[str]):
         """coder: the CLIP that reads the prompts."""
-        config = model.model.model_config.unet_config
         self.device, self.dtype = torch.device(model.load_device), choose_dtype(model, "auto")
-        self.model, self.sampling = model.model, model.get_model_object("model_sampling")
-        self.layerwise = LayerwiseText(architecture_of(config).layers, config["context_dim"])
-        self.rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-        self.texts = encoded_together(coder, list(self.rows))[0].to(self.device, self.dtype)
+        self.model = model.model
+        options = text_options(model)
+        self.options = {**options, "optimized_attention_override": plain_attention}
+        made = {prompt: encoded(coder, prompt) for prompt in dict.fromkeys(prompts)}
+        longest = max(cond.shape[1] for cond, _ in made.values())
+        self.texts = {
+            prompt: self.text_of(cond.repeat(1, longest // cond.shape[1], 1), extras)
+            for prompt, (cond, extras) in made.items()
+        }
 
-    def __call__(self, latents, sigmas, prompts) -> torch.Tensor:
+    def text_of(self, cond: torch.Tensor, extras: Mapping) -> dict:
+        """One prompt as `conditions` takes it."""
+        kept = {k: v for k, v in extras.items() if torch.is_tensor(v)}
+        return {**kept, "cross_attn": cond.to(self.device, self.dtype)}
+
+    def leave_inference_mode(self) -> None:
+        """Copies the texts into normal tensors, as autograd needs them."""
+        self.texts = {
+            prompt: {k: v.clone() for k, v in text.items()} for prompt, text in self.texts.items()
+        }
+
+    def __call__(
+        self, latents: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str]
+    ) -> torch.Tensor:
         """See fuse.refine.Predict."""
         x, sigma = latents.to(self.device), sigmas.to(self.device)
-        wide = self.texts[[self.rows[prompt] for prompt in prompts]]
-        texts = split_layers(wide, len(self.layerwise.layers))
-        options: dict = {"optimized_attention_override": plain_attention}
-        options = with_first_patch(options, "attn2_patch", self.layerwise.pick(texts))
-        scaled = self.sampling.calculate_input(sigma, x).to(self.dtype)
-        t = self.sampling.timestep(sigma).float()
-        output = self.model.diffusion_model(
-            scaled, t, context=texts[0], transformer_options=options
-        )
-        denoised = self.sampling.calculate_denoised(sigma, output.float(), x)
-        return (x - denoised) / sigma.view(-1, 1, 1, 1)
+        given = conditions(self.model, [self.texts[prompt] for prompt in prompts], x)
+        denoised, _ = predict(self.model, x, sigma, given, self.options)
+        return (x - denoised) / sigma.view(-1, *[1] * (x.ndim - 1))
 
 
-def lessons_of(
+def distillation_set(
     model,
     coder,
-    subject: Subject,
-    key_of,
+    source: Source,
     settings: FuseSettings,
-    count: int,
     weight: float,
     advance: Callable[[], None],
-) -> Lessons:
-    """`count` noised pictures of the subject's prompts, drawn by its own model, and the noise that
-    this model predicts for them. coder: the subject's own CLIP. advance: per step and batch."""
-    drawn = model.clone()
-    add_deltas(drawn, subject.unet, key_of, subject.strength_model, subject.name)
-    add_layerwise_text(drawn)
-    pictures = pictures_of(drawn, coder, subject.refined, settings, advance)
+) -> DistillationSet:
+    """Noised pictures of the source's prompts, drawn by its own model, and the noise that this
+    model predicts for them. coder: the source's own CLIP. advance: per step and batch."""
+    drawn, count = model.clone(), rows_needed(settings.refine_steps)
+    merge_sites(drawn, source.bound.model, source.name)
+    read_wide_text(drawn)
+    pictures = pictures_of(drawn, coder, source.refine, settings, advance)
     generator = torch.Generator().manual_seed(settings.seed)
-    levels = drawn.get_model_object("model_sampling").sigmas.float().cpu().flip(0)
+    sampling = drawn.get_model_object("model_sampling")
+    levels = sampling.sigmas.float().cpu().flip(0)
     skewed = torch.rand(count, generator=generator) ** SKEW
     sigmas = levels[(skewed * len(levels)).long()]
     noise = torch.randn(count, *pictures.shape[1:], generator=generator)
-    latents = pictures[[row % len(pictures) for row in range(count)]]
-    latents = latents + sigmas.view(-1, 1, 1, 1) * noise
-    prompts = tuple(prompt_of(subject, row) for row in range(count))
-    predict, targets = NoisePredictor(drawn, coder, (*subject.refined, "")), []
+    chosen = pictures[[row % len(pictures) for row in range(count)]]
+    latents = prediction_of(sampling, "refining a fusion").noised(chosen, noise, sigmas)
+    prompts = tuple(prompt_of(source, row) for row in range(count))
+    teacher, targets = NoisePredictor(drawn, coder, (*source.refine, "")), []
     comfy.model_management.load_models_gpu([drawn])
     for first in range(0, count, BATCH):
         few = slice(first, first + BATCH)
-        targets.append(predict(latents[few], sigmas[few], prompts[few]).cpu())
+        targets.append(teacher(latents[few], sigmas[few], prompts[few]).cpu())
         advance()
-    return Lessons(subject.name, latents, sigmas, prompts, torch.cat(targets), weight)
+    return DistillationSet(source.name, latents, sigmas, prompts, torch.cat(targets), weight)
 
 
-def prompt_of(subject: Subject, row: int) -> str:
-    """Of the row-th lesson: its picture's own, or none."""
-    turn, place = divmod(row, len(subject.refined))
-    return "" if turn % UNGUIDED == 0 else subject.refined[place]
+def prompt_of(source: Source, row: int) -> str:
+    """Of a row of the distillation set: its picture's own, or none."""
+    turn, place = divmod(row, len(source.refine))
+    return "" if turn % UNGUIDED == 0 else source.refine[place]
 
 
-def pictures_of(drawn, coder, prompts: Sequence[str], settings: FuseSettings, advance):
-    """A guided sampling of each prompt: (prompts, 4, h, w) on the CPU, in the model's scale."""
-    blank = torch.zeros(len(prompts), 4, settings.height // 8, settings.width // 8)
+def pictures_of(
+    drawn, coder, prompts: Sequence[str], settings: FuseSettings, advance: Callable[[], None]
+) -> torch.Tensor:
+    """A guided sampling of each prompt: (prompts, channels, h, w) on the CPU, in the model's
+    scale."""
+    family, _ = family_of(drawn.model.model_config.unet_config)
+    blank = empty_latent(drawn, family, len(prompts), settings)
     noise, made = comfy.sample.prepare_noise(blank, settings.seed), []
-    for first in range(0, len(blank), TOGETHER):
-        few = slice(first, first + TOGETHER)
+    for first in range(0, len(blank), batch_size(family)):
+        few = slice(first, first + batch_size(family))
         made.append(
             comfy.sample.sample_custom(
                 drawn,
@@ -129,7 +146,7 @@ def pictures_of(drawn, coder, prompts: Sequence[str], settings: FuseSettings, ad
 
 @contextmanager
 def differentiable(
-    model, coder, prompts: Sequence[str], deltas: Deltas, key_of
+    model, coder, prompts: Sequence[str], deltas: Deltas
 ) -> Iterator[tuple[NoisePredictor, Deltas]]:
     """For a `with` block: a predictor of the model with deltas (float32 leaves on the model's
     device), and these. coder: the fused CLIP. When it closes, MODEL is bit for bit as before.
@@ -139,65 +156,65 @@ def differentiable(
     model = clone_for_gradients(model)
     predictor = NoisePredictor(model, coder, prompts)
     comfy.model_management.load_models_gpu([model], force_full_load=True)
-    unet, device = model.model, predictor.device
+    network, device = model.model, predictor.device
     with ExitStack() as stack:
-        for entered in (autograd_on(), weights_for_autograd(unet), frozen(unet)):
+        for entered in (autograd_on(), weights_for_autograd(network), frozen(network)):
             stack.enter_context(entered)
-        predictor.texts = predictor.texts.clone()  # no inference tensor
+        predictor.leave_inference_mode()
         leaves = {
-            name: delta.to(device, torch.float32, copy=True).requires_grad_()
-            for name, delta in deltas.items()
+            site: delta.to(device, torch.float32, copy=True).requires_grad_()
+            for site, delta in deltas.items()
         }
-        stack.enter_context(weight_branches(unet, leaves, key_of))
+        stack.enter_context(weight_branches(network, leaves))
         if not comfy.model_management.is_device_cpu(device):
-            stack.enter_context(checkpointed(unet))
+            stack.enter_context(checkpointed(network))
         yield predictor, leaves
 
 
 def refine_deltas(
     model,
-    coder,
-    coder_of: Callable[[Subject], object],
-    subjects: Sequence[tuple[Subject, float]],
+    coders: Coders,
+    learners: Sequence[tuple[Source, float]],
     deltas: Deltas,
-    key_of,
     settings: FuseSettings,
-    advance: Callable[[str], None],
+    work: Work,
 ) -> tuple[Deltas, dict[str, tuple[float, float]]]:
-    """The UNet's fused deltas, refined, and each subject's error before and after.
+    """The model's fused deltas, refined, and each source's error before and after.
 
-    coder: the fused CLIP; coder_of: a subject's own. subjects: with the weight of each; their
-    prompts are `refined`. advance(what was done), work_of times; may raise to cancel.
+    learners: with the weight of each. What is done is told to `work`, which may raise to cancel.
     """
-    count = rows_needed(settings.refine_steps)
-    lessons = [
-        lessons_of(
-            model,
-            coder_of(subject),
-            subject,
-            key_of,
-            settings,
-            count,
-            weight,
-            partial(advance, f"refining: drawing {subject.name}"),
-        )
-        for subject, weight in subjects
-    ]
-    prompts = ["", *(prompt for subject, _ in subjects for prompt in subject.refined)]
-    with differentiable(model, coder, prompts, deltas, key_of) as (predict, leaves):
-        half = predict.dtype == torch.float16
-        errors = refine(
-            predict, leaves, lessons, settings.refine_steps, settings.seed, advance, half
-        )
-        return {name: leaf.detach().cpu() for name, leaf in leaves.items()}, errors
+    if not settings.refine_steps or not deltas:
+        return deltas, {}
+
+    def advance(what: str) -> None:
+        work.say(what)
+        work.advance()
+
+    with work.timed("refining"):
+        sets = [
+            distillation_set(
+                model,
+                coders.own(source),
+                source,
+                settings,
+                weight,
+                partial(advance, f"refining: drawing {source.name}"),
+            )
+            for source, weight in learners
+        ]
+        prompts = ["", *(prompt for source, _ in learners for prompt in source.refine)]
+        with differentiable(model, coders.fused, prompts, deltas) as (pupil, leaves):
+            half, steps = pupil.dtype == torch.float16, settings.refine_steps
+            errors = refine(pupil, leaves, sets, steps, settings.seed, advance, half)
+            return {site: leaf.detach().cpu() for site, leaf in leaves.items()}, errors
 
 
-def work_of(settings: FuseSettings, subjects: Sequence[Subject]) -> int:
-    """How many times refine_deltas calls `advance`."""
+def work_of(settings: FuseSettings, sources: Sequence[Source], family: Family) -> int:
+    """Units of work of refine_deltas."""
     if not settings.refine_steps:
         return 0
     batches = -(-rows_needed(settings.refine_steps) // BATCH)
     return sum(
-        settings.steps * samplings(subject.refined) + batches + 2 + settings.refine_steps
-        for subject in subjects
+        settings.steps * samplings(source.refine, family) + batches + 2 + settings.refine_steps
+        for source in sources
     )

@@ -1,149 +1,107 @@
-"""What the layers of each stage of a fusion see of one subject: a concept, or the base model."""
+"""What the layers of each stage of a fusion see of one source: a concept, or the base model."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import comfy.sample
 import comfy.samplers
 import torch
 
-from ...families.unet import comfy_text_key
+from ...deltas import Delta
+from ...families import Family
 from ...fuse.settings import FuseSettings
-from ...fuse.stage import Stage, input_group
+from ...fuse.stage import StageSums
 from ...fuse.sums import Gram
-from ...records import LowRank, WeightedConcept
-from ...text.tokenizer import concept_table
+from ...records import Site
 from ..host.layer_inputs import recorded_inputs
-from ..host.weights import add_deltas, add_full_deltas
+from ..host.weights import merge_sites
 from ..text.layerwise_model import add_layerwise_text
-
-END_TOKEN = 49407
-TOGETHER = 4  # pictures that are sampled in one batch
-Deltas = dict[str, torch.Tensor]  # diffusers module name -> fused delta (out, in)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A concept, or the base model itself, with the prompts that show it."""
-
-    name: str
-    read: tuple[str, ...]  # the text stages
-    drawn: tuple[str, ...]  # the spatial stage
-    refined: tuple[str, ...]  # the refinement
-    seed: int
-    text: Mapping[str, LowRank]
-    unet: Mapping[str, LowRank]
-    embeddings: Mapping[str, torch.Tensor]
-    strength_model: float = 1.0
-    strength_clip: float = 1.0
-
-    @property
-    def spatial(self) -> dict[str, LowRank]:
-        """Its factors outside the keys and values of cross-attention."""
-        return {m: p for m, p in self.unet.items() if not is_key_value(m)}
+from .layers import paths_of, row_group
+from .sources import Source
+from .texts import batch_size, encoded_together, positions, section_lengths
 
 
-def subject_of(entry: WeightedConcept, settings: FuseSettings, number: int) -> Subject:
-    """The number-th concept of a fusion."""
-    concept, words = entry.concept, entry.concept.trigger_words
-    read, drawn, refined = (
-        tuple(prompt.replace("{}", words) for prompt in prompts)
-        for prompts in (settings.read, settings.drawn, settings.refined)
-    )
-    return Subject(
-        concept.name,
-        read,
-        drawn,
-        refined,
-        seed_of(settings, number),
-        concept.text,
-        concept.unet,
-        concept.embeddings,
-        entry.strength_model,
-        entry.strength_clip,
-    )
-
-
-def base_subject(settings: FuseSettings, number: int) -> Subject:
-    """The base model on general prompts: what is not to be unlearnt."""
-    prompts, seed = settings.anchor_prompts, seed_of(settings, number)
-    return Subject("the base model", prompts, prompts, settings.kept, seed, {}, {}, {})
-
-
-def seed_of(settings: FuseSettings, number: int) -> int:
-    """Another one for each subject, unless a subject's sums are to be kept for other fusions."""
-    return settings.seed if settings.reuse_sums else settings.seed + number
-
-
-def text_rows(coder, subject: Subject, stage: Stage, all_tokens: bool) -> dict[str, Gram]:
-    """Inputs of the text encoder's layers: the tokens of the prompts in every layer variant,
+def text_rows(coder, source: Source, sums: StageSums, all_tokens: bool) -> dict[str, Gram]:
+    """Inputs of the text encoders' layers: the tokens of the prompts in every layer variant,
     unpadded unless `all_tokens`. coder: CLIP without text deltas, knowing all tokens."""
     coder = coder.clone()
-    add_deltas(coder.patcher, subject.text, comfy_text_key, subject.strength_clip, subject.name)
-    grams = stage.new_grams()
-    for prompt in subject.read:
-        tokens = coder.tokenize(prompt)
-        length = None if all_tokens else end_position(tokens) + 1
+    merge_sites(coder.patcher, source.bound.text, source.name)
+    root, grams = coder.cond_stage_model, sums.new_grams()
+    encoders = dict.fromkeys(layer.site.path.split(".")[0] for layer in sums.layers)
+    with sections_noted(root, list(encoders)) as lengths:
 
-        def unpadded(x: torch.Tensor, length=length) -> torch.Tensor:
-            return x[:, :length]
+        def unpadded(x: torch.Tensor, path: str) -> torch.Tensor:
+            if all_tokens:
+                return x
+            known = zip(x, lengths[path.split(".")[0]], strict=False)
+            return torch.cat([section[:length] for section, length in known])
 
-        root = coder.cond_stage_model
-        with recorded_inputs(root, stage.modules, grams, comfy_text_key, unpadded):
-            coder.encode_from_tokens(tokens)
+        with recorded_inputs(root, paths_of(sums.layers), grams, unpadded):
+            for prompt in source.text:
+                coder.encode_from_tokens(coder.tokenize(prompt))
     return grams
+
+
+@contextmanager
+def sections_noted(root: torch.nn.Module, encoders: Sequence[str]) -> Iterator[dict]:
+    """Encoder -> the unpadded length of each section that it is encoding, for a `with` block."""
+    lengths: dict[str, list[int]] = {}
+    with ExitStack() as stack:
+        for name in encoders:
+
+            def note(module, args, name=name):
+                lengths[name] = section_lengths(args[0])
+
+            handle = getattr(root, name).register_forward_pre_hook(note)
+            stack.callback(handle.remove)
+        yield lengths
 
 
 def key_value_rows(
-    coder, subject: Subject, stage: Stage, architecture, all_tokens: bool
+    coder, source: Source, sums: StageSums, rows: int, all_tokens: bool
 ) -> dict[str, Gram]:
-    """Inputs of cross-attention's keys and values: the fused text encoder's features of the
-    concept tokens and the first end token, of every token if `all_tokens`."""
-    layer_of = {
-        f"{layer.diffusers}.transformer_blocks.{layer.depth}": layer.index
-        for layer in architecture.layers
-    }
-    grams = stage.new_grams()
-    for prompt in subject.read:
+    """Inputs of cross-attention's keys and values: the text encoder's features of the concept
+    tokens and the first end token, of every token if `all_tokens`. rows: of coder's texts."""
+    grams = sums.new_grams()
+    for prompt in source.text:
         tokens = coder.tokenize(prompt)
-        wide = coder.encode_from_tokens(tokens)[0]  # (tokens, layers * width)
+        wide = coder.encode_from_tokens(tokens)[0]  # (tokens, rows * width)
         chosen = slice(None) if all_tokens else positions(tokens)
-        rows = wide[chosen].unflatten(-1, (len(architecture.layers), -1))
-        for group, gram in grams.items():
-            gram.add(rows[:, layer_of[group.removesuffix(".attn2.kv")]])
+        texts = wide[chosen].unflatten(-1, (rows, -1))
+        for row in range(rows):
+            if row_group(row) in grams:
+                grams[row_group(row)].add(texts[:, row])
     return grams
 
 
-def spatial_rows(
+def picture_rows(
     model,
     coder,
-    subject: Subject,
-    stage: Stage,
-    key_of: Callable[[str], str | None],
-    keys_values: Deltas | None,
+    source: Source,
+    sums: StageSums,
+    deltas: Sequence[Mapping[Site, Delta]],
+    family: Family,
     settings: FuseSettings,
     advance: Callable[[], None],
     noise: torch.Tensor | None = None,
 ) -> dict[str, Gram]:
     """Inputs of all other layers over a whole sampling of each prompt, without guidance.
 
-    keys_values: the fused ones, None for the subject's own. noise: (prompts, 4, h, w) to start
-    from, for tests.
+    deltas: what the model is drawn with. noise: (prompts, channels, h, w) to start from, for
+    tests.
     """
     drawn = model.clone()
-    if keys_values is not None:
-        add_full_deltas(drawn, keys_values, key_of, "the fused keys and values")
-    own = subject.unet if keys_values is None else subject.spatial
-    add_deltas(drawn, own, key_of, subject.strength_model, subject.name)
-    add_layerwise_text(drawn)
-    latent = torch.zeros(len(subject.drawn), 4, settings.height // 8, settings.width // 8)
+    for table in deltas:
+        merge_sites(drawn, table, source.name)
+    read_wide_text(drawn)
+    latent = empty_latent(model, family, len(source.picture), settings)
     if noise is None:
-        noise = comfy.sample.prepare_noise(latent, subject.seed)
-    grams = stage.new_grams()
-    for first in range(0, len(subject.drawn), TOGETHER):
-        few = slice(first, first + TOGETHER)
-        positive = [encoded_together(coder, subject.drawn[few])]
-        with recorded_inputs(model.model, stage.modules, grams, key_of):
+        noise = comfy.sample.prepare_noise(latent, source.seed)
+    grams, size = sums.new_grams(), batch_size(family)
+    for first in range(0, len(source.picture), size):
+        few = slice(first, first + size)
+        positive = [encoded_together(coder, source.picture[few])]
+        with recorded_inputs(model.model, paths_of(sums.layers), grams):
             comfy.sample.sample_custom(
                 drawn,
                 noise[few],
@@ -159,41 +117,24 @@ def spatial_rows(
     return grams
 
 
-def samplings(prompts: Sequence[str]) -> int:
+def read_wide_text(model) -> None:
+    """Lets a clone of ours read layer-wise text, if it is of a family that has any."""
+    if "transformer_depth" in model.model.model_config.unet_config:
+        add_layerwise_text(model)
+
+
+def empty_latent(model, family: Family, count: int, settings: FuseSettings) -> torch.Tensor:
+    """(count, channels, h, w) zeros of the settings' size; (count, channels, 1, h, w) where
+    latents have a time."""
+    channels, latent = model.model.latent_format.latent_channels, family.latent
+    times = [1] * (latent.axes - 2)
+    size = (settings.height // latent.pixels, settings.width // latent.pixels)
+    return torch.zeros(count, channels, *times, *size)
+
+
+def samplings(prompts: Sequence[str], family: Family) -> int:
     """How many times prompts are sampled, a few at a time."""
-    return -(-len(prompts) // TOGETHER)
-
-
-def encoded_together(coder, prompts) -> list:
-    """One conditioning, a prompt for each picture of a batch; shorter ones are repeated."""
-    entries = [
-        coder.encode_from_tokens_scheduled(coder.tokenize(prompt), show_pbar=False)[0]
-        for prompt in prompts
-    ]
-    longest = max(cond.shape[1] for cond, _ in entries)
-    conds = [cond.repeat(1, longest // cond.shape[1], 1) for cond, _ in entries]
-    return [torch.cat(conds), {k: v for k, v in entries[0][1].items() if k != "pooled_output"}]
-
-
-def is_key_value(module: str) -> bool:
-    return input_group(module).endswith(".attn2.kv")
-
-
-def end_position(tokens: Mapping[str, list]) -> int:
-    """Position of the first end token of a one-chunk prompt."""
-    (chunks,) = tokens.values()
-    return next(i for i, pair in enumerate(chunks[0]) if is_end(pair[0]))
-
-
-def is_end(token) -> bool:
-    return isinstance(token, int) and token == END_TOKEN
-
-
-def positions(tokens: Mapping[str, list]) -> list[int]:
-    """Positions of the concept tokens and of the first end token."""
-    (chunks,) = tokens.values()
-    marked = [i for i, pair in enumerate(chunks[0]) if concept_table(pair[0]) is not None]
-    return [*marked, end_position(tokens)]
+    return -(-len(prompts) // batch_size(family))
 
 
 def published_sigmas(model, steps: int) -> torch.Tensor:

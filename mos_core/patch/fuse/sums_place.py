@@ -1,37 +1,66 @@
-"""Where the sums of a fusion live: beside the model, or on the CPU when the device is short."""
+"""Where the sums of a fusion live, and in how many portions: beside the model if they fit."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from functools import cache
 
 import comfy.model_management as management
 import torch
 
-from ...fuse.stage import input_group
+from ...fuse.stage import Layer, portions, sums_bytes
+from ...fuse.sums import TOTAL
 
-TOTAL = torch.float64  # of what is summed over the concepts
-
-
-def sums_bytes(modules: Iterable[str], shapes: Mapping[str, tuple], dtype: torch.dtype) -> int:
-    """Bytes of a stage's sums while one concept is collected. shapes: module -> (out, in, ...)."""
-    widths = {input_group(module): shapes[module][1] for module in modules}
-    grams = sum(width**2 for width in widths.values()) * (TOTAL.itemsize + dtype.itemsize)
-    cross = sum(shapes[module][0] * shapes[module][1] for module in modules) * TOTAL.itemsize
-    return grams + cross
+GIB = 2**30
+SHARE = 0.8  # of what is free that may be taken
 
 
-def place_of_sums(model, needed: int) -> torch.device | None:
-    """None: the rows' own device; the CPU if `needed` bytes do not fit beside the model."""
+def plan_sums(
+    model, layers: Sequence[Layer], limit_gib: float
+) -> tuple[torch.device | None, list[list[Layer]]]:
+    """(device, portions): None for the rows' own device; each portion costs a sampling more.
+
+    limit_gib: what the sums may take at once, 0 for what is free.
+    """
+    needed, limit = sums_bytes(layers), int(limit_gib * GIB)
     device = model.load_device
-    if management.is_device_cpu(device):
-        return None
+    on_cpu, cpu = management.is_device_cpu(device), torch.device("cpu")
+    if not on_cpu and has_float64(device):
+        room = room_beside(model)
+        if needed <= room and (not limit or needed <= limit):
+            return None, [list(layers)]
+        if limit and limit <= room:
+            return None, portions(layers, limit)
+    free = int(management.get_free_memory(cpu) * SHARE)
+    made = portions(layers, min(limit, free) if limit else free)
+    if not on_cpu:
+        logging.info("Fuse Concepts keeps its sums (%d MiB) on the CPU", needed // 2**20)
+    return (None if on_cpu else cpu), made
+
+
+def place_of_few_sums(model) -> torch.device | None:
+    """For the text stages, whose sums are small: the CPU where the device has no float64."""
+    device = model.load_device
+    own = management.is_device_cpu(device) or has_float64(device)
+    return None if own else torch.device("cpu")
+
+
+def room_beside(model) -> int:
+    """Bytes on the model's device that are free beside it and what it needs to run."""
     missing = max(model.model_size() - model.loaded_size(), 0)
-    room = management.get_free_memory(device) - missing - management.minimum_inference_memory()
-    if needed <= room:
-        return None
-    logging.info("Fuse Concepts keeps its sums (%d MiB) on the CPU", needed // 2**20)
-    return torch.device("cpu")
+    free = management.get_free_memory(model.load_device)
+    return free - missing - management.minimum_inference_memory()
 
 
-def dtype_of_sums(model) -> torch.dtype:
-    """float64; float32 for the many rows of the UNet on a GPU, where float64 is slow."""
-    return torch.float64 if management.is_device_cpu(model.load_device) else torch.float32
+@cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device can add in float64 (Apple's GPU and some others cannot)."""
+    try:
+        one = torch.ones(2, 2, dtype=TOTAL, device=device)
+        return bool((one @ one + one).sum().item() == 12)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+
+
+def dtype_of_products(model) -> torch.dtype:
+    """float64; float32 for the many rows of the model on a GPU, where float64 is slow."""
+    return TOTAL if management.is_device_cpu(model.load_device) else torch.float32

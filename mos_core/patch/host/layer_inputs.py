@@ -1,44 +1,53 @@
-"""The rows that enter linear layers while a model runs, for a `with` block."""
+"""The rows that enter layers while a model runs, for a `with` block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import comfy.utils
 import torch
+import torch.nn.functional as F
 
-from ...fuse.stage import input_group
 from ...fuse.sums import Gram
 
 
 @contextmanager
 def recorded_inputs(
     root: torch.nn.Module,
-    modules,
+    paths: Mapping[str, str],
     grams: Mapping[str, Gram],
-    key_of: Callable[[str], str | None],
-    rows: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+    rows: Callable[[torch.Tensor, str], torch.Tensor] = lambda x, path: x,
 ) -> Iterator[None]:
-    """Adds what enters the modules to the Gram of their input group.
+    """Adds what enters the layers to the Gram of their input group.
 
-    key_of: diffusers module name -> weight key below `root`. rows: what to take of an input
-    (batch, tokens, in); 1x1 convolutions' (batch, in, h, w) become rows as they are.
+    paths: input group -> a module below `root` that has this input. rows: (an input, its module's
+    path) -> what to take of it, (..., in) both; convolutions' (batch, in, h, w) become rows as
+    they are, patches where the kernel is larger than one cell.
     """
-    firsts = {input_group(module): module for module in reversed(list(modules))}
     handles = []
 
-    def recorder(gram: Gram):
+    def recorder(gram: Gram, path: str):
         def record(module, args):
             x = args[0].detach()
-            x = x.movedim(1, -1) if x.ndim == 4 else rows(x)
-            gram.add(x.flatten(0, -2))
+            convolution = hasattr(module, "kernel_size")
+            gram.add((patches(x, module) if convolution else rows(x, path)).flatten(0, -2))
 
         return record
 
     try:
-        for group, name in firsts.items():
-            part = comfy.utils.get_attr(root, (key_of(name) or "").removesuffix(".weight"))
-            handles.append(part.register_forward_pre_hook(recorder(grams[group])))
+        for group, path in paths.items():
+            module = comfy.utils.get_attr(root, path)
+            handles.append(module.register_forward_pre_hook(recorder(grams[group], path)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def patches(x: torch.Tensor, convolution) -> torch.Tensor:
+    """(batch, in, h, w) -> what each cell of the convolution's output sees, (batch, cells, in *
+    kernel cells)."""
+    kernel = convolution.kernel_size
+    if tuple(kernel) == (1, 1) and tuple(convolution.stride) == (1, 1):
+        return x.movedim(1, -1).flatten(1, 2)
+    how = {part: getattr(convolution, part) for part in ("dilation", "padding", "stride")}
+    return F.unfold(x, kernel, **how).movedim(1, -1)

@@ -141,11 +141,11 @@ def with_first_patch(transformer_options: dict, kind: str, patch) -> dict:
     return {**transformer_options, "patches": patches}
 
 
-def layerwise_options(model) -> dict:
-    """transformer_options of a pass of our own that reads wide conditionings.
-
-    Raises ArchitectureError if the model (a ModelPatcher) is no SD-style UNet.
-    """
+def text_options(model) -> dict:
+    """transformer_options of a pass of our own that reads wide conditionings, where the model (a
+    ModelPatcher) is of a kind that can."""
+    if "transformer_depth" not in model.model.model_config.unet_config:
+        return {}
     patched = model.clone()
     add_layerwise_text(patched)
     kind = WrappersMP.DIFFUSION_MODEL

@@ -2,25 +2,28 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.model_management
 import torch
 
-from ...errors import ArchitectureError, TrainError
-from ...families.unet import architecture_of
+from ...errors import TrainError
+from ...families import AttentionLayer, family_of
+from ...families.rows import row_counts
 from ...records import Concept
 from ...train.captions import parse_captions
 from ...train.loop import Progress, train
 from ...train.pictures import View, check_pictures, make_views
-from ...train.settings import TrainSettings
+from ...train.settings import ROWS, TrainSettings
 from ...train.step import Example, make_example
-from ...train.trainable import TrainableConcept, make_trainable, parse_tokens, start_embeddings
+from ...train.tokens import have_embeddings, parse_tokens, start_embeddings
+from ...train.trainable import TrainableConcept, make_trainable
+from ..apply import check_fits_clip, check_fits_model
 from ..host.autograd import autograd_on
-from ..host.branches import text_module_shapes, unet_module_shapes
-from ..host.forward import choose_dtype
-from ..text.layerwise_clip import vocabulary_of
+from ..text.layerwise_clip import embedding_widths, stock_tokenizer, vocabulary_of
 from .checks import check_trainable
 from .session import Session, open_session
+from .targets import targets_of
 from .text import word_embedding
 
 
@@ -62,12 +65,11 @@ def train_concept(
     user can have got wrong is raised (MosError) before any time is spent.
     """
     settings.check()
-    tokens = parse_tokens(wanted.tokens) if resume is None else resume.tokens
+    words = parse_tokens(wanted.tokens, settings.layerwise) if resume is None else resume.words
     captions = check_training_set(pictures, settings)
-    check_trainable(model, clip, vae)
-    choose_dtype(model, settings.dtype)
-    check_tokens_free(clip, tokens)
-    trainable = new_parameters(model, clip, tokens, wanted.initializer, settings, resume)
+    check_trainable(model, clip, vae, words, settings)
+    check_words_free(clip, words)
+    trainable = new_parameters(model, clip, words, wanted.initializer, settings, resume)
     check_room(trainable.largest_file())
     views = views_of(pictures, captions, settings)
     examples = encode_views(model, vae, views, settings)
@@ -90,53 +92,56 @@ def check_training_set(pictures: TrainingSet, settings: TrainSettings) -> list[s
 def new_parameters(
     model,
     clip,
-    tokens: Sequence[str],
+    words: tuple[str, ...],
     initializer: str,
     settings: TrainSettings,
     resume: Concept | None,
 ) -> TrainableConcept:
     """What is trained, at its start or where `resume` left off."""
-    architecture = architecture_of(model.model.model_config.unet_config)
-    width = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().embedding_dim
+    family, attention = family_of(model.model.model_config.unet_config)
     if resume is not None:
-        check_resumable(resume, architecture.name, width)
+        check_fits_model(resume, model)
+        check_fits_clip(resume, clip)
+    targets = targets_of(model, clip, family, attention, settings.layers)
+    rows = rows_of_tables(attention, settings, resume)
     with autograd_on():
-        starts = {}
-        if resume is None:
-            starts = start_embeddings(
-                tokens, initializer, lambda word: word_embedding(clip, word), width, settings.seed
-            )
-        return make_trainable(
-            starts,
-            text_module_shapes(clip.cond_stage_model, settings.layers),
-            unet_module_shapes(model.model, architecture, settings.layers),
-            settings,
-            len(architecture.layers),
-            resume,
-        )
+        starts: dict[str, dict[str, torch.Tensor]] = {}
+        if resume is None and have_embeddings(words):
+            for encoder, width in embedding_widths(clip).items():
+                of_word = partial(word_embedding, clip, encoder)
+                starts[encoder] = start_embeddings(
+                    words, initializer, of_word, width, settings.seed
+                )
+        return make_trainable(words, starts, targets, settings, rows, family.name, resume)
 
 
-def check_resumable(resume: Concept, architecture: str, width: int) -> None:
-    """Raises ArchitectureError for a concept that was trained on another kind of model."""
-    if (resume.architecture, resume.text_width) != (architecture, width):
-        raise ArchitectureError(
-            f"the concept to resume was trained on {resume.architecture} with text "
-            f"{resume.text_width} wide, this model is {architecture} with {width}"
-        )
+def rows_of_tables(
+    attention: Sequence[AttentionLayer], settings: TrainSettings, resume: Concept | None
+) -> int:
+    """How many embeddings a token has: those of `resume`, else one for every layer, or for every
+    block of layers that ComfyUI calls a spatial transformer."""
+    known = [t.shape[0] for own in (resume.tables if resume else {}).values() for t in own.values()]
+    if max(known, default=1) > 1:
+        return max(known)
+    fewest, most = min(row_counts(attention)), max(row_counts(attention))
+    return most if settings.rows == ROWS[1] else fewest
 
 
-def check_tokens_free(clip, tokens: Sequence[str]) -> None:
-    """Raises TrainError for a token that the text encoder or a loaded concept already has."""
-    taken = {t.casefold() for t in vocabulary_of(clip).tokens}
-    inner = clip.tokenizer.clip_l.tokenizer
-    for token in tokens:
-        if token.casefold() in taken:
+def check_words_free(clip, words: Sequence[str]) -> None:
+    """Raises TrainError for a token that a text encoder or a loaded concept already has."""
+    taken = {token.casefold() for token in vocabulary_of(clip).tokens}
+    inner = stock_tokenizer(clip)
+    for word in words if have_embeddings(words) else ():
+        if word.casefold() in taken:
             raise TrainError(
-                f"{token} already belongs to a concept that is applied to this CLIP; choose "
+                f"{word} already belongs to a concept that is applied to this CLIP; choose "
                 "another token, or connect the CLIP without it"
             )
-        if len(inner(token)["input_ids"]) == 3:
-            raise TrainError(f"{token} already is a word of the text encoder; choose another token")
+        for encoder in embedding_widths(clip):
+            if len(getattr(inner, encoder).tokenizer(word)["input_ids"]) == 3:
+                raise TrainError(
+                    f"{word} already is a word of the text encoder; choose another token"
+                )
 
 
 def views_of(pictures: TrainingSet, captions: Sequence[str], settings: TrainSettings) -> list[View]:

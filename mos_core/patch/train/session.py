@@ -13,7 +13,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ...families.unet import architecture_of, comfy_text_key, comfy_unet_key
+from ...families import family_of
 from ...train.loss import token_maps
 from ...train.pictures import Frame
 from ...train.session import StopTraining, Texts
@@ -28,8 +28,8 @@ from ..host.forward import (
     predict,
     prediction_of,
 )
-from ..text.layerwise_model import layerwise_options
-from .text import TrainableText
+from ..text.layerwise_model import text_options
+from .text import ClipText, FixedText
 
 
 class Session:
@@ -44,11 +44,11 @@ class Session:
         self.sampling = model.get_model_object("model_sampling")
         self.prediction = prediction_of(self.sampling, "training")
         self.levels = self.sampling.sigmas.detach().float().cpu().clone()
-        self.text = TrainableText(clip, trainable)
-        self.options = layerwise_options(model)
-        self.blocks = {
-            layer.block for layer in architecture_of(self.model.model_config.unet_config).layers
-        }
+        family, attention = family_of(self.model.model_config.unet_config)
+        trained = any(encoder.learns_tokens for encoder in family.texts)
+        self.text = ClipText(clip, family, trainable) if trained else FixedText(clip)
+        self.options = text_options(model)
+        self.blocks = [layer.key for layer in attention]
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -77,8 +77,17 @@ class Session:
         if record:
             note = partial(record_maps, maps=maps, select=texts.concept_tokens.to(self.device))
             options["patches_replace"] = {"attn2": dict.fromkeys(self.blocks, note)}
-        given = conditions(self.model, rows_of(texts, frames), x)
-        return *predict(self.model, x, sigma, given, options), maps
+        rows = rows_of(texts, frames)
+        if len({row["cross_attn"].shape for row in rows}) == 1:
+            given = conditions(self.model, rows, x)
+            return *predict(self.model, x, sigma, given, options), maps
+        passes = []  # texts of different lengths: one after the other
+        for number, row in enumerate(rows):
+            one = slice(number, number + 1)
+            given = conditions(self.model, [row], x[one])
+            passes.append(predict(self.model, x[one], sigma[one], given, options))
+        denoised, output = (torch.cat(part) for part in zip(*passes, strict=True))
+        return denoised, output, maps
 
     @torch.no_grad()
     def sample(self, prompt: str, size: int, steps: int, cfg: float, seed: int) -> torch.Tensor:
@@ -88,7 +97,7 @@ class Session:
             texts = self.text.encode([prompt, ""])
             sigmas = comfy.samplers.calculate_sigmas(self.sampling, "normal", steps)
             sigmas = sigmas.to(self.device)
-            shape = (1, self.model.latent_format.latent_channels, size // 8, size // 8)
+            shape = preview_shape(self.model, size)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
             noise = noise.to(self.device)
             x = self.sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
@@ -103,13 +112,18 @@ class Session:
             return x.float().cpu()
 
 
+def preview_shape(model, size: int) -> tuple[int, ...]:
+    """(1, channels, h, w) of a square picture; (1, channels, 1, h, w) where latents have a time."""
+    family, _ = family_of(model.model_config.unet_config)
+    side, times = size // family.latent.pixels, [1] * (family.latent.axes - 2)
+    return (1, model.latent_format.latent_channels, *times, side, side)
+
+
 def rows_of(texts: Texts, frames: Sequence[Frame]) -> list[dict]:
     """Each row as a conditioning holds it; without frames, of whole pictures."""
     rows = []
-    for number, cross in enumerate(texts.cross.split(1)):
-        row = {"cross_attn": cross}
-        if texts.pooled is not None:
-            row["pooled_output"] = texts.pooled[number : number + 1]
+    for number, text in enumerate(texts.rows):
+        row = dict(text)
         if frames:
             frame = frames[number]
             row |= dict(zip(("height", "width"), frame.original, strict=True))
@@ -153,15 +167,14 @@ def open_session(
         model.set_model_compute_dtype(compute)
     comfy.model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
     unet, text = model.model, clip.cond_stage_model
-    architecture = architecture_of(unet.model_config.unet_config)
     device = torch.device(model.load_device)
     with (
         autograd_on(),
         weights_for_autograd(unet, text),
         frozen(unet, text),
         residuals_kept(text),
-        lora_branches(unet, trainable.unet, partial(comfy_unet_key, architecture=architecture)),
-        lora_branches(text, trainable.text, comfy_text_key),
+        lora_branches(unet, trainable.at_sites(text=False)),
+        lora_branches(text, trainable.at_sites(text=True)),
         checkpointed(unet, text) if checkpointing else nullcontext(),
     ):
         session = Session(model, clip, trainable, compute)
