@@ -12,9 +12,12 @@ import safetensors.torch
 import torch
 
 from ..adapters import DOWN, UP
+from ..errors import SaveError
 from ..records import LowRank
 from .saving import save_numbered
 from .tensor_file import own
+
+SECOND, MODEL = "clip_g.transformer.", "diffusion_model."  # ComfyUI's names in a fusion
 
 
 def save_kohya(
@@ -26,9 +29,10 @@ def save_kohya(
 ) -> Path:
     """Writes `<folder>/<prefix>_00001_.safetensors`, the next free number. Raises SaveError."""
     tensors = {}
-    for start, factors in (("lora_te_", text), ("lora_unet_", unet)):
+    two = any(module.startswith(SECOND) for module in text)
+    for start, factors in (("lora_te1_" if two else "lora_te_", text), ("lora_unet_", unet)):
         for module, pair in factors.items():
-            name = start + module.replace(".", "_")
+            name = name_of(start, module)
             tensors[name + DOWN], tensors[name + UP] = own(pair.down), own(pair.up)
             tensors[name + ".alpha"] = torch.tensor(float(pair.rank))
     return save_numbered(
@@ -37,3 +41,16 @@ def save_kohya(
         ".safetensors",
         lambda path: safetensors.torch.save_file(tensors, path, dict(metadata)),
     )
+
+
+def name_of(start: str, module: str) -> str:
+    """'clip_g.transformer.text_model.x' -> 'lora_te2_text_model_x'; 'mid_block.x' ->
+    'lora_unet_mid_block_x'. Raises SaveError for a part of a weight, which has no name."""
+    if module.endswith("]"):
+        raise SaveError(
+            f"this fusion changes a part of a weight ('{module}'), which an ordinary LoRA cannot "
+            "hold; use Save Fused Concepts"
+        )
+    if module.startswith(SECOND):
+        start, module = "lora_te2_", module.removeprefix(SECOND)
+    return start + module.removeprefix(MODEL).replace(".", "_")

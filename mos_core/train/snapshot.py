@@ -6,7 +6,7 @@ import torch
 
 from ..records import Concept
 from .settings import TrainSettings
-from .trainable import EMB, TEXT, UNET, TrainableConcept
+from .trainable import EMB, MODEL, TEXT, TrainableConcept
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state, saved to resume a run
 Snapshot = dict[str, torch.Tensor]  # `<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>`
@@ -14,10 +14,10 @@ Snapshot = dict[str, torch.Tensor]  # `<name>`, `exp_avg.<name>`, `exp_avg_sq.<n
 
 def make_optimizer(trainable: TrainableConcept, settings: TrainSettings) -> torch.optim.AdamW:
     """AdamW over the parts whose rate is not 0; the others ask for no gradient."""
-    rates = {EMB: settings.rate_embedding, TEXT: settings.rate_text, UNET: settings.rate_unet}
+    rates = {EMB: settings.rate_embedding, TEXT: settings.rate_text, MODEL: settings.rate_unet}
     groups: dict[str, dict] = {}
     for name, parameter in trainable.parameters().items():
-        prefix = next(p for p in rates if name.startswith(p))
+        prefix = next((p for p in (EMB, TEXT) if name.startswith(p)), MODEL)
         parameter.requires_grad_(rates[prefix] > 0)
         if rates[prefix] > 0:
             start = {"params": [], "names": [], "lr": rates[prefix], "base": rates[prefix]}

@@ -9,7 +9,7 @@ from ..deltas import LowRank
 from ..records import Concept, Site
 from .settings import TrainSettings
 
-EMB, TEXT, UNET = "emb.", "text_encoder", "unet."  # starts of the parameters' names, by rate
+EMB, TEXT, MODEL = "emb.", "text_encoder", ""  # starts of the parameters' names, by rate
 ALONE = "clip_l"  # encoder whose tables go by the token's name alone
 FILE_ENTRY = 256  # bytes that name one tensor in a file's header
 DOWN, UP = ".lora_down.weight", ".lora_up.weight"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.errors import MosError
+from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.noise import Velocity
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.train.concept import TrainingSet, Wanted, train_concept
@@ -75,7 +76,7 @@ def noise_of(model, coder, prompt=PROMPT) -> torch.Tensor:
 
 @pytest.mark.parametrize(("rows", "count"), [("auto", 11), ("every layer", 70)])
 def test_both_encoders_and_the_unet_learn_and_a_trained_concept_is_its_session(
-    run, unet, clip, rows, count
+    run, unet, clip, tmp_path, rows, count
 ):
     """Oracle: Apply Concepts of the result equals what the open session predicted, y and all."""
     seen = {}
@@ -99,7 +100,8 @@ def test_both_encoders_and_the_unet_learn_and_a_trained_concept_is_its_session(
     assert all(t["<x1>"].std(0).max() > 0 for t in tables.values())
     assert len(concept.deltas) == 560 + 2 * 3 * 4
     assert sum(pair.up.abs().max() > 0 for pair in concept.deltas.values()) > 560
-    model, coder = apply_concepts(unet, clip, (WeightedConcept(concept),))
+    stored = read_concept(save_concept(concept, tmp_path, "x"))
+    model, coder = apply_concepts(unet, clip, (WeightedConcept(stored),))
     ((cond, extras),) = encode(coder, PROMPT)
     torch.testing.assert_close(cond, seen["cross"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(extras["pooled_output"], seen["pooled"], rtol=1e-4, atol=1e-5)
@@ -149,7 +151,7 @@ def test_checkpointing_changes_nothing_and_the_models_stay_as_they_were(run, une
     assert all(torch.equal(v, texts[k]) for k, v in clip.cond_stage_model.state_dict().items())
 
 
-def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run):
+def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     whole, _ = run()
 
     def cancel(progress, session):
@@ -157,7 +159,8 @@ def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run):
             raise StopTraining("cancelled")
 
     part, _ = run(on_step=cancel)
-    resumed, progress = run(resume=part)
+    stored = read_concept(save_concept(part, tmp_path, "part"))
+    resumed, progress = run(resume=stored)
     assert progress.step == 2
     for name, pair in whole.deltas.items():
         torch.testing.assert_close(resumed.deltas[name].up, pair.up, rtol=1e-4, atol=1e-6)

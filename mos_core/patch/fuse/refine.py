@@ -18,7 +18,13 @@ from ...families import Family, family_of
 from ...fuse.refine import BATCH, DistillationSet, refine, rows_needed
 from ...fuse.settings import FuseSettings
 from ...records import Site
-from ..host.autograd import autograd_on, checkpointed, frozen, weights_for_autograd
+from ..host.autograd import (
+    autograd_on,
+    checkpointed,
+    frozen,
+    residuals_kept,
+    weights_for_autograd,
+)
 from ..host.branches import weight_branches
 from ..host.forward import (
     choose_dtype,
@@ -160,6 +166,8 @@ def differentiable(
     with ExitStack() as stack:
         for entered in (autograd_on(), weights_for_autograd(network), frozen(network)):
             stack.enter_context(entered)
+        if "transformer_depth" not in network.model_config.unet_config:
+            stack.enter_context(residuals_kept(network))
         predictor.leave_inference_mode()
         leaves = {
             site: delta.to(device, torch.float32, copy=True).requires_grad_()

@@ -10,6 +10,8 @@ import comfy.model_management
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ...families import FAMILIES
+
 
 @contextmanager
 def autograd_on() -> Iterator[None]:
@@ -80,8 +82,10 @@ def frozen(*modules: torch.nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-CHECKPOINTED = ("BasicTransformerBlock", "ResBlock", "CLIPLayer")
-CHANGES_ITS_INPUT = ("CLIPLayer",)  # adds to its input in place; recomputation needs it as it was
+CHECKPOINTED = tuple(dict.fromkeys(name for family in FAMILIES for name in family.recompute))
+# Blocks that add to their input in place; recomputation needs it as it was.
+CHANGES_ITS_INPUT = ("CLIPLayer", "DoubleStreamBlock", "SingleStreamBlock")
+STREAMS = ("img", "txt", "x")  # names of such inputs
 
 
 @contextmanager
@@ -109,7 +113,8 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
         def call():
             again, again_named = copy_options(kept, named)
             if protect:
-                again[0] = again[0].clone()
+                again[:1] = [x.clone() for x in again[:1]]
+                again_named |= {k: again_named[k].clone() for k in STREAMS if k in again_named}
             return forward(*again, **again_named)
 
         return checkpoint(call, use_reentrant=False)
@@ -134,8 +139,8 @@ def copy_options(args, kwargs) -> tuple[list, dict]:
 
 
 @contextmanager
-def residuals_kept(text_encoder: torch.nn.Module) -> Iterator[None]:
-    """Lets ComfyUI's CLIP add to its residual stream in place: each LayerNorm works on a copy.
+def residuals_kept(*modules: torch.nn.Module) -> Iterator[None]:
+    """Lets ComfyUI's models add to their residual stream in place: each LayerNorm works on a copy.
 
     (The norm keeps its input for the backward pass, and `x += ...` would change it.)
     """
@@ -143,7 +148,7 @@ def residuals_kept(text_encoder: torch.nn.Module) -> Iterator[None]:
     def copy_input(module, args):
         return (args[0].clone(), *args[1:])
 
-    norms = [m for m in text_encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+    norms = [m for each in modules for m in each.modules() if isinstance(m, torch.nn.LayerNorm)]
     handles = [norm.register_forward_pre_hook(copy_input) for norm in norms]
     try:
         yield

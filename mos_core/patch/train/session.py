@@ -168,11 +168,12 @@ def open_session(
     comfy.model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
     unet, text = model.model, clip.cond_stage_model
     device = torch.device(model.load_device)
+    kept = (text,) if "transformer_depth" in unet.model_config.unet_config else (text, unet)
     with (
         autograd_on(),
         weights_for_autograd(unet, text),
         frozen(unet, text),
-        residuals_kept(text),
+        residuals_kept(*kept),
         lora_branches(unet, trainable.at_sites(text=False)),
         lora_branches(text, trainable.at_sites(text=True)),
         checkpointed(unet, text) if checkpointing else nullcontext(),
