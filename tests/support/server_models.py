@@ -10,6 +10,7 @@ from pathlib import Path
 import safetensors.torch
 from PIL import Image
 
+from .flux_files import flux_tensors, write_flux, write_flux_lora
 from .golden import CONCEPTS, GOLDEN, read_tensors
 
 TOKEN_TABLE = {  # only the rows in use are stored: golden name -> the miniature file's
@@ -17,6 +18,7 @@ TOKEN_TABLE = {  # only the rows in use are stored: golden name -> the miniature
     "token_embedding.ids": "text_model.embeddings.token_embedding.rows",
 }
 CHECKPOINT = "golden_miniature.safetensors"
+FLUX_CHECKPOINT, FLUX_LORA = "tiny_flux.safetensors", "tiny_flux_lora.safetensors"
 MARKUP = "<img src=x onerror=mosRan++>"  # as a file's name
 MARKUP_TOKEN = "<img/src=x/onerror=mosRan++>"  # without spaces, as a concept token must be
 MARKUP_FILE = "markup.safetensors"
@@ -34,6 +36,8 @@ def place_models(models: Path) -> None:
     write_checkpoint(models / "checkpoints" / CHECKPOINT)
     for name in CONCEPTS:
         shutil.copy2(GOLDEN / f"edlora_{name}.pth", models / "loras" / concept_file(name))
+    write_flux(models / "checkpoints" / FLUX_CHECKPOINT, flux_tensors())
+    write_flux_lora(models / "loras" / FLUX_LORA)
     write_markup(models)
 
 
