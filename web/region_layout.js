@@ -61,7 +61,13 @@ const linkedPicture = (node) => shownBy(sourceOf(node, "background"), app.nodeOu
 /** What the node says and keeps for its editor.
  * @param {GraphNode} node @param {() => void} changed */
 function makeHost(node, changed) {
-  const last = { canvas: /** @type {number[]} */ ([]), before: 0, picture: "", incoming: "", linked: "" };
+  const last = {
+    canvas: /** @type {number[]} */ ([]),
+    before: 0,
+    picture: "",
+    incoming: "",
+    linked: "",
+  };
   const isWide = () => ["width", "height"].some((side) => isLinked(node, side));
   /** @type {import("./region_layout/session.js").Host} */
   const host = {
@@ -96,7 +102,9 @@ function makeHost(node, changed) {
     concepts: () => names.of(conceptLoaders(node)),
     incoming: () => (isLinked(node, "regions") ? last.incoming : ""),
     takeOver: () => {
-      node.disconnectInput(node.inputs.findIndex((/** @type {any} */ input) => input.name === "regions"));
+      node.disconnectInput(
+        node.inputs.findIndex((/** @type {any} */ input) => input.name === "regions")
+      );
       tell(node);
     },
   };
@@ -160,7 +168,7 @@ function makeWidget(node, name) {
   return { widget, ...FIRST_SIZE };
 }
 
-/** The classic renderer lays the editor over the graph: the wheel and the middle button go on to it.
+/** The classic renderer lays the editor over the graph: wheel and middle button go on to it.
  * @param {HTMLElement} element */
 function forwardToGraph(element) {
   const isOverlay = () => Boolean(element.closest(".dom-widget"));

@@ -3,7 +3,8 @@
 
 /** @typedef {import("./geometry.js").Rect} Rect */
 /** @typedef {import("./geometry.js").Size} Size */
-/** @typedef {"left" | "center" | "right" | "top" | "middle" | "bottom" | "across" | "down"} Alignment */
+/** @typedef {"left" | "center" | "right" | "top" | "middle" | "bottom" | "across" | "down"}
+ * Alignment */
 
 /** The smallest rectangle around others. @param {Rect[]} rects @returns {Rect} */
 export function around(rects) {
@@ -23,7 +24,8 @@ export function around(rects) {
 export function aligned(rects, how, canvas) {
   if (how === "across") return distributed(rects, "x", "width", canvas[0]);
   if (how === "down") return distributed(rects, "y", "height", canvas[1]);
-  const all = rects.length > 1 ? around(rects) : { x: 0, y: 0, width: canvas[0], height: canvas[1] };
+  const all =
+    rects.length > 1 ? around(rects) : { x: 0, y: 0, width: canvas[0], height: canvas[1] };
   return rects.map((rect) => {
     switch (how) {
       case "left":

@@ -23,7 +23,8 @@ import { hit, hitBelow } from "./stack.js";
 const REACH = 6; // pixels of the screen from which an edge is drawn to a guide,
 const FARTHEST = 8; // and at most this far on the canvas, or a step of the grid
 
-/** What a press begins. @param {Stage} stage @param {PointerEvent} event @param {[number, number]} at
+/** What a press begins. @param {Stage} stage @param {PointerEvent} event
+ * @param {[number, number]} at
  * @param {string} gesture @returns {Drag} */
 export function beginBox(stage, event, at, gesture) {
   const { state } = stage.session;

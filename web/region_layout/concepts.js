@@ -63,7 +63,11 @@ export function withConcept(box, chosen, known) {
         if (i === first) return text;
         return others.some((other) => folded(other) === folded(t)) ? "" : t;
       });
-      prompt = words.map((word, i) => word + (kept[i] ?? "")).join("").replace(/ {2,}/g, " ").trim();
+      prompt = words
+        .map((word, i) => word + (kept[i] ?? ""))
+        .join("")
+        .replace(/ {2,}/g, " ")
+        .trim();
     }
   }
   return { concept: chosen.name, color: chosen.color, prompt };
@@ -90,7 +94,10 @@ export function clashes(regions, known, canvas) {
  * @param {Box} a @param {Box} b @param {Size} canvas */
 export function overlap(a, b, canvas) {
   const [x0, y0] = [Math.max(a.x, b.x), Math.max(a.y, b.y)];
-  const [x1, y1] = [Math.min(a.x + a.width, b.x + b.width), Math.min(a.y + a.height, b.y + b.height)];
+  const [x1, y1] = [
+    Math.min(a.x + a.width, b.x + b.width),
+    Math.min(a.y + a.height, b.y + b.height),
+  ];
   if (x1 <= x0 || y1 <= y0) return 0;
   if (!a.mask && !b.mask) {
     return ((x1 - x0) * (y1 - y0)) / Math.min(a.width * a.height, b.width * b.height);

@@ -9,8 +9,19 @@ export function openDialog(name, content, kind, closed = () => {}) {
   const before = /** @type {HTMLElement | null} */ (document.activeElement);
   const window = make(
     "div",
-    { class: `mos-window ${kind}`, role: "dialog", "aria-modal": "true", "aria-label": name, tabindex: -1 },
-    make("header", {}, make("b", {}, name), iconButton("close", "Close (Esc)", () => close())),
+    {
+      class: `mos-window ${kind}`,
+      role: "dialog",
+      "aria-modal": "true",
+      "aria-label": name,
+      tabindex: -1,
+    },
+    make(
+      "header",
+      {},
+      make("b", {}, name),
+      iconButton("close", "Close (Esc)", () => close())
+    ),
     content
   );
   const shade = make("div", { class: "mos-shade" }, window);

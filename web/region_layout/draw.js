@@ -140,7 +140,9 @@ export function drawChips(row, state, marks) {
     chip.style.setProperty("--mos-color", color);
     chip.style.setProperty("--mos-ink", inkOn(color));
     chip.dataset.index = String(i);
-    chip.title = [box.prompt.trim() || "without a prompt", marks.problems[i]].filter(Boolean).join("; ");
+    chip.title = [box.prompt.trim() || "without a prompt", marks.problems[i]]
+      .filter(Boolean)
+      .join("; ");
     chip.setAttribute("aria-pressed", String(chosen.has(i)));
     chip.setAttribute("aria-label", spokenName(box, number, marks.problems[i]));
     write(chip.children[0], String(number));

@@ -85,7 +85,8 @@ export class RegionEditor {
     this.keys.focus({ preventScroll: true });
   }
 
-  /** To the prompt of a region. @param {number} index @param {boolean} isWriting a letter follows */
+  /** To the prompt of a region. @param {number} index
+   * @param {boolean} isWriting a letter follows */
   write(index = this.session.state.selected, isWriting = false) {
     this.session.state.select(index);
     if (this.isListed) this.list.focus(index, isWriting);
@@ -98,7 +99,9 @@ export class RegionEditor {
   }
 
   help() {
-    const rows = HELP.map(([keys, text]) => make("tr", {}, make("th", {}, keys), make("td", {}, text)));
+    const rows = HELP.map(([keys, text]) =>
+      make("tr", {}, make("th", {}, keys), make("td", {}, text))
+    );
     openDialog("Keys and mouse", make("table", {}, ...rows), "mos-help", () => this.focus());
   }
 
@@ -153,8 +156,13 @@ export class RegionEditor {
     this.hint.hidden = Boolean(state.regions.length || state.problem);
     write(this.hint, "Drag to draw a box for each character, then type what it shows.");
     const { box } = state;
-    const now = box ? spokenName(box, marks.first + state.selected, marks.problems[state.selected]) : "nothing selected";
-    this.keys.setAttribute("aria-label", `Canvas of ${state.regions.length} regions; ${now}. Press ? for all keys.`);
+    const now = box
+      ? spokenName(box, marks.first + state.selected, marks.problems[state.selected])
+      : "nothing selected";
+    this.keys.setAttribute(
+      "aria-label",
+      `Canvas of ${state.regions.length} regions; ${now}. Press ? for all keys.`
+    );
   }
 
   #drawBackdrop() {
@@ -270,15 +278,18 @@ export class RegionEditor {
       return this.write(undefined, true); // before the letter is written, so it goes there
     }
     const shown = this.stage.getBoundingClientRect();
-    const act = event.key === " " ? () => this.#setPanning(true) : actionOf(event, session, {
-      cancelDrag: () => this.pointers.cancel(),
-      write: () => this.write(),
-      help: () => this.help(),
-      zoom: (factor) => this.zoom(factor),
-      copy: () => copyRegions(session.state),
-      paste: () => pasteRegions(session.state),
-      menu: () => this.menu(null, shown.left + 20, shown.top + 20),
-    });
+    const act =
+      event.key === " "
+        ? () => this.#setPanning(true)
+        : actionOf(event, session, {
+            cancelDrag: () => this.pointers.cancel(),
+            write: () => this.write(),
+            help: () => this.help(),
+            zoom: (factor) => this.zoom(factor),
+            copy: () => copyRegions(session.state),
+            paste: () => pasteRegions(session.state),
+            menu: () => this.menu(null, shown.left + 20, shown.top + 20),
+          });
     if (!act && (isCommand || event.key === "Tab" || event.key.startsWith("F"))) return;
     if (event.key === "Escape" && this.isLarge && !session.state.box) return; // closes the window
     event.stopPropagation();

@@ -25,7 +25,8 @@ const ICONS = {
   back: "M6 6h8v8H6zM4 10H2V2h8v2M8.5 10h3",
   picture: "M2 3h12v10H2zM2 11l3.5-3.5L9 11l2-2 3 3M10.5 6h.01",
   box: "M2.5 3.5h11v9h-11zM1.5 2.5h2v2h-2zM12.5 11.5h2v2h-2z",
-  brush: "M13.5 2.5 7 9M5.5 8.5c2 0 2.5 2 2 3-.7 1.6-3 2.5-5.5 2 1-.7 1-1.4 1.2-2.5.2-1.4 1-2.5 2.3-2.5z",
+  brush:
+    "M13.5 2.5 7 9M5.5 8.5c2 0 2.5 2 2 3-.7 1.6-3 2.5-5.5 2 1-.7 1-1.4 1.2-2.5.2-1.4 1-2.5 2.3-2.5z",
   lasso: "M8 2.5c3.5 0 6 1.7 6 4s-2.5 4-6 4-6-1.7-6-4 2.5-4 6-4zM5 10c-1 1.2-.5 2.5.5 3.5",
   eraser: "M9 3 14 8l-5 5H6L2.5 9.5zM5.7 6.3 10.7 11.3M6 13h8",
   align: "M2.5 1.5v13M5 4h8v3H5zM5 9.5h5v3H5z",
@@ -38,7 +39,8 @@ const ICONS = {
   locked: "M4 7h8v6.5H4zM5.5 7V4.8a2.5 2.5 0 0 1 5 0V7",
   unlocked: "M4 7h8v6.5H4zM5.5 7V4.8a2.5 2.5 0 0 1 4.8-1",
   hidden: "M2 8c2.5-4.5 9.5-4.5 12 0-2.5 4.5-9.5 4.5-12 0zM2.5 13.5l11-11",
-  shown: "M2 8c2.5-4.5 9.5-4.5 12 0-2.5 4.5-9.5 4.5-12 0zM8 6.2a1.8 1.8 0 1 0 0 3.6 1.8 1.8 0 1 0 0-3.6z",
+  shown:
+    "M2 8c2.5-4.5 9.5-4.5 12 0-2.5 4.5-9.5 4.5-12 0zM8 6.2a1.8 1.8 0 1 0 0 3.6 1.8 1.8 0 1 0 0-3.6z",
   more: "M4 6.5 8 10.5 12 6.5",
 };
 
@@ -56,7 +58,8 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with an icon. @param {IconName} name @param {string} tip @param {(event: Event) => void} act
+/** A button with an icon. @param {IconName} name @param {string} tip
+ * @param {(event: Event) => void} act
  * @param {Record<string, any>} [more] attributes */
 export function iconButton(name, tip, act, more = {}) {
   return make(

@@ -75,12 +75,23 @@ export function makeFields(session, index) {
   const now = () => /** @type {Box | undefined} */ (state.regions[index()]);
   /** @param {FieldName} name @param {string} text @param {string} tip @param {Node[]} more */
   const labelled = (name, text, tip, ...more) =>
-    make("label", { class: `mos-field mos-${name}`, title: tip }, make("span", {}, text), inputs[name], ...more);
+    make(
+      "label",
+      { class: `mos-field mos-${name}`, title: tip },
+      make("span", {}, text),
+      inputs[name],
+      ...more
+    );
 
-  const concepts = iconButton("more", "Choose among the loaded concepts", (event) => {
-    event.preventDefault();
-    openBelow("Concepts", conceptItems(session, index()), concepts);
-  }, { "aria-haspopup": "menu" });
+  const concepts = iconButton(
+    "more",
+    "Choose among the loaded concepts",
+    (event) => {
+      event.preventDefault();
+      openBelow("Concepts", conceptItems(session, index()), concepts);
+    },
+    { "aria-haspopup": "menu" }
+  );
   const color = make("button", {
     ...{ type: "button", class: "mos-button mos-color", "aria-haspopup": "menu" },
     ...{ title: "Colour", "aria-label": "Colour" },
@@ -92,14 +103,26 @@ export function makeFields(session, index) {
     "div",
     { class: "mos-fields" },
     labelled("prompt", "Prompt", "What the region shows. Concept tokens in it choose the concept."),
-    labelled("negative", "Negative", "What the region should not show, beside the global negative."),
+    labelled(
+      "negative",
+      "Negative",
+      "What the region should not show, beside the global negative."
+    ),
     make(
       "div",
       { class: "mos-numbers" },
       labelled("concept", "Concept", "Name of the concept; empty: found by the tokens.", concepts),
       labelled("weight", "Weight", "1 replaces the global prompt, less mixes, 0 has no effect."),
-      labelled("strength", "Strength", "Of the concept's LoRA in this region; 1: as it was loaded."),
-      labelled("depth", "Depth", "Where regions overlap, the larger depth is in front; empty: shared.")
+      labelled(
+        "strength",
+        "Strength",
+        "Of the concept's LoRA in this region; 1: as it was loaded."
+      ),
+      labelled(
+        "depth",
+        "Depth",
+        "Where regions overlap, the larger depth is in front; empty: shared."
+      )
     ),
     make(
       "div",
@@ -142,8 +165,16 @@ export function makeFields(session, index) {
       input.disabled = !box || (box.locked && PLACE.includes(name));
     }
     for (const button of [concepts, color, lock, hide]) button.disabled = !box;
-    setIcon(lock, box?.locked ? "locked" : "unlocked", box?.locked ? "Unlock" : "Lock: not to be moved");
-    setIcon(hide, box?.hidden ? "hidden" : "shown", box?.hidden ? "Show" : "Hide: left out of the run");
+    setIcon(
+      lock,
+      box?.locked ? "locked" : "unlocked",
+      box?.locked ? "Unlock" : "Lock: not to be moved"
+    );
+    setIcon(
+      hide,
+      box?.hidden ? "hidden" : "shown",
+      box?.hidden ? "Show" : "Hide: left out of the run"
+    );
     lock.setAttribute("aria-pressed", String(Boolean(box?.locked)));
     hide.setAttribute("aria-pressed", String(Boolean(box?.hidden)));
   };

@@ -1,11 +1,12 @@
 // @ts-check
-/** What the graph around a node knows: values, loaded concepts, pictures. Of ComfyUI's editor; every
- * part of it may be missing or be another in another version. */
+/** What the graph around a node knows: values, loaded concepts, pictures. It is ComfyUI's: every
+ * part of it may be missing, or be another in another version. */
 
 /** @typedef {import("./concepts.js").Known} Known */
 /** A node of the graph. @typedef {any} GraphNode */
 
-/** Nodes that bring concepts from a file, and the widget that names it. @type {Record<string, string>} */
+/** Nodes that bring concepts from a file, and the widget that names it.
+ * @type {Record<string, string>} */
 const SOURCES = { MOS_LoadEDLoRA: "lora_name", MOS_LoadFused: "fused_name" };
 const SILENT = [2, 4]; // modes of a node: never, bypassed
 const TOKEN = /<[^<>\s]+>/g;
@@ -14,23 +15,25 @@ const TOKEN = /<[^<>\s]+>/g;
 export const valueOf = (node, name) =>
   node.widgets?.find((/** @type {any} */ w) => w.name === name)?.value;
 
-/** Whether an input's value comes from another node. @param {GraphNode} node @param {string} name */
+/** Whether an input's value comes from another node. @param {GraphNode} node
+ * @param {string} name */
 export const isLinked = (node, name) =>
-  Boolean(node.inputs?.some((/** @type {any} */ input) => input.name === name && input.link != null));
+  Boolean(
+    node.inputs?.some((/** @type {any} */ input) => input.name === name && input.link != null)
+  );
 
-/** The node at an input, if any. @param {GraphNode} node @param {string} name @returns {GraphNode} */
+/** The node at an input, if any. @param {GraphNode} node @param {string} name
+ * @returns {GraphNode} */
 export function sourceOf(node, name) {
   const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === name) ?? -1;
   return slot >= 0 && node.graph ? node.getInputNode?.(slot) : null;
 }
 
 /** @param {GraphNode} node @returns {GraphNode[]} */
-const inputsOf = (node) =>
-  slotsOf(node, "inputs").map((i) => node.getInputNode?.(i));
+const inputsOf = (node) => slotsOf(node, "inputs").map((i) => node.getInputNode?.(i));
 
 /** @param {GraphNode} node @returns {GraphNode[]} */
-const outputsOf = (node) =>
-  slotsOf(node, "outputs").flatMap((i) => node.getOutputNodes?.(i) ?? []);
+const outputsOf = (node) => slotsOf(node, "outputs").flatMap((i) => node.getOutputNodes?.(i) ?? []);
 
 /** Numbers of a node's sockets; none of a node that is in no graph.
  * @param {GraphNode} node @param {"inputs" | "outputs"} side @returns {number[]} */
@@ -74,7 +77,8 @@ export class ConceptNames {
     this.known = new Map();
   }
 
-  /** What is known of the loaders' concepts by now. @param {GraphNode[]} loaders @returns {Known[]} */
+  /** What is known of the loaders' concepts by now. @param {GraphNode[]} loaders
+   * @returns {Known[]} */
   of(loaders) {
     const all = loaders.flatMap((loader) => this.#ofLoader(loader));
     const names = new Set();
@@ -97,7 +101,10 @@ export class ConceptNames {
 
   /** @param {string} parameter @param {string} file */
   #learn(parameter, file) {
-    const stem = file.replace(/^demo: /, "").replace(/^.*[/\\]/, "").replace(/\.\w+$/, "");
+    const stem = file
+      .replace(/^demo: /, "")
+      .replace(/^.*[/\\]/, "")
+      .replace(/\.\w+$/, "");
     const guess = [{ name: stem, tokens: /** @type {string[]} */ ([]) }];
     this.known.set(file, guess);
     this.ask(`/mix_of_show/concepts?${new URLSearchParams({ [parameter]: file })}`)
@@ -113,18 +120,26 @@ export class ConceptNames {
 
 /** @param {string} words as a loader's field has them */
 function wordsOf(words) {
-  return words.match(TOKEN) ?? words.split(",").map((word) => word.trim()).filter(Boolean);
+  return (
+    words.match(TOKEN) ??
+    words
+      .split(",")
+      .map((word) => word.trim())
+      .filter(Boolean)
+  );
 }
 
 /** The address of a picture as the server tells of it. @param {any} picture
  * @param {(route: string) => string} address */
 export function viewOf({ filename, subfolder, type }, address) {
-  return address(`/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type: type ?? "output" })}`);
+  return address(
+    `/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type: type ?? "output" })}`
+  );
 }
 
-/** The picture that a node at an image input shows: Load Image its file, others what they drew last;
- * "" where there is none. @param {GraphNode} source @param {Record<string, any>} outputs of nodes
- * @param {(route: string) => string} address */
+/** The picture that a node at an image input shows: Load Image its file, others what they drew
+ * last; "" where there is none. @param {GraphNode} source
+ * @param {Record<string, any>} outputs of nodes @param {(route: string) => string} address */
 export function shownBy(source, outputs, address) {
   if (!source) return "";
   const file = source.type === "LoadImage" ? String(valueOf(source, "image") ?? "") : "";
@@ -136,11 +151,13 @@ export function shownBy(source, outputs, address) {
   return picture ? viewOf(picture, address) : (source.imgs?.[0]?.src ?? "");
 }
 
-/** Whether what a node shows is a picture that was drawn, not one that explains (a layout, attention
- * maps, a mask). @param {GraphNode} node */
+/** Whether what a node shows is a picture that was drawn, not one that explains: a layout,
+ * attention maps, a mask. @param {GraphNode} node */
 export function showsADrawing(node) {
   if (!node) return true; // inside a subgraph: not to be known
   if (/mask/i.test(node.type) || node.type === "LoadImage") return false;
   if (node.type.startsWith("MOS_")) return node.type === "MOS_DetailRegions";
-  return inputsOf(node).every((source) => !source || !source.type.startsWith("MOS_") || source.type === "MOS_DetailRegions");
+  return inputsOf(node).every(
+    (source) => !source || !source.type.startsWith("MOS_") || source.type === "MOS_DetailRegions"
+  );
 }

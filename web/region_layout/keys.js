@@ -84,7 +84,8 @@ export function isWriting(event, { state }) {
   return Boolean(state.box) && !isCommand && WRITABLE.test(event.key);
 }
 
-/** @param {string} key @param {boolean} shift @param {Session} session @param {Commands} commands */
+/** @param {string} key @param {boolean} shift @param {Session} session
+ * @param {Commands} commands */
 function withControl(key, shift, { state }, commands) {
   switch (key) {
     case "z":
@@ -157,5 +158,10 @@ function arrow(event, [right, down], { state, host }) {
 /** @param {import("./geometry.js").Size} canvas */
 function inTheMiddle([width, height]) {
   const grid = (/** @type {number} */ n) => Math.round(n / 8) * 8;
-  return { x: grid(width / 4), y: grid(height / 4), width: grid(width / 2), height: grid(height / 2) };
+  return {
+    x: grid(width / 4),
+    y: grid(height / 4),
+    width: grid(width / 2),
+    height: grid(height / 2),
+  };
 }

@@ -16,7 +16,14 @@ import { boundsOf, isMask } from "./masks.js";
 export const VERSION = 2;
 
 /** What is not written, because a region without it is the same. */
-const PLAIN = { depth: null, strength: 1, reference: null, hidden: false, locked: false, mask: null };
+const PLAIN = {
+  depth: null,
+  strength: 1,
+  reference: null,
+  hidden: false,
+  locked: false,
+  mask: null,
+};
 
 /** @param {unknown} value */
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);

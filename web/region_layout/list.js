@@ -8,12 +8,17 @@ import { colorOf, inkOn } from "./palette.js";
 
 /** @typedef {import("./draw.js").Marks} Marks */
 /** @typedef {{element: HTMLElement, head: HTMLElement, problem: HTMLElement, draw: () => void,
- *   focus: (isWriting?: boolean) => void, box: import("./layout_json.js").Box | null, key: string}} Row */
+ *   focus: (isWriting?: boolean) => void, box: import("./layout_json.js").Box | null, key:
+ * string}} Row */
 
 /** @param {import("./session.js").Session} session */
 export function makeList(session) {
   const { state } = session;
-  const element = make("div", { class: "mos-list", role: "list", "aria-label": "Regions with all their fields" });
+  const element = make("div", {
+    class: "mos-list",
+    role: "list",
+    "aria-label": "Regions with all their fields",
+  });
   /** @type {Row[]} */
   const rows = [];
 
@@ -30,16 +35,40 @@ export function makeList(session) {
       "div",
       { class: "mos-row-head" },
       ...[head, problem],
-      iconButton("front", "Bring to the front", act(() => state.setDepth("front"))),
-      iconButton("back", "Send to the back", act(() => state.setDepth("back"))),
-      iconButton("copy", "Duplicate", act(() => state.duplicate())),
-      iconButton("remove", "Delete", act(() => state.remove()))
+      iconButton(
+        "front",
+        "Bring to the front",
+        act(() => state.setDepth("front"))
+      ),
+      iconButton(
+        "back",
+        "Send to the back",
+        act(() => state.setDepth("back"))
+      ),
+      iconButton(
+        "copy",
+        "Duplicate",
+        act(() => state.duplicate())
+      ),
+      iconButton(
+        "remove",
+        "Delete",
+        act(() => state.remove())
+      )
     );
     const row = make("div", { class: "mos-row", role: "listitem" }, title, fields.element);
     row.addEventListener("focusin", () => {
       if (!state.chosen.includes(index)) state.select(index);
     });
-    return { element: row, head, problem, draw: fields.draw, focus: fields.focus, box: null, key: "" };
+    return {
+      element: row,
+      head,
+      problem,
+      draw: fields.draw,
+      focus: fields.focus,
+      box: null,
+      key: "",
+    };
   };
 
   /** @param {Marks} marks */
@@ -64,7 +93,8 @@ export function makeList(session) {
       row.draw();
     });
   };
-  /** To the prompt of a region. @param {number} index @param {boolean} isWriting a letter follows */
+  /** To the prompt of a region. @param {number} index
+   * @param {boolean} isWriting a letter follows */
   const focus = (index, isWriting = false) => {
     rows[index]?.element.scrollIntoView({ block: "nearest" });
     rows[index]?.focus(isWriting);

@@ -28,10 +28,14 @@ export function gridOf([width, height]) {
 /** Whether a value of a layout is a mask. @param {any} value @returns {value is Mask} */
 export function isMask(value) {
   const isCount = (/** @type {unknown} */ n) => Number.isInteger(n) && Number(n) >= 0;
-  if (!Array.isArray(value?.size) || value.size.length !== 2 || !value.size.every(isCount)) return false;
+  if (!Array.isArray(value?.size) || value.size.length !== 2 || !value.size.every(isCount))
+    return false;
   const cells = value.size[0] * value.size[1];
-  if (!cells || cells > LARGEST || !Array.isArray(value.runs) || !value.runs.every(isCount)) return false;
-  return value.runs.reduce((/** @type {number} */ sum, /** @type {number} */ n) => sum + n, 0) === cells;
+  if (!cells || cells > LARGEST || !Array.isArray(value.runs) || !value.runs.every(isCount))
+    return false;
+  return (
+    value.runs.reduce((/** @type {number} */ sum, /** @type {number} */ n) => sum + n, 0) === cells
+  );
 }
 
 /** The cells of a mask, 0 or 1, row by row; to be read only. @param {Mask} mask */
@@ -119,8 +123,10 @@ function sampled(size, canvas, isInside) {
 
 /** A box as a mask. @param {Rect} rect @param {Size} canvas @returns {Mask} */
 export function maskOfRect({ x, y, width, height }, canvas) {
-  return sampled(gridOf(canvas), canvas, (px, py) =>
-    px >= x && py >= y && px < x + width && py < y + height
+  return sampled(
+    gridOf(canvas),
+    canvas,
+    (px, py) => px >= x && py >= y && px < x + width && py < y + height
   );
 }
 
@@ -140,7 +146,9 @@ export function placed(mask, from, to, canvas) {
   const cell = [canvas[0] / origin.mask.size[0], canvas[1] / origin.mask.size[1]];
   const isMoved = rect.width === to.width && rect.height === to.height;
   // A mask that keeps its size moves by whole cells, so its shape stays as it is.
-  const [dx, dy] = [to.x - rect.x, to.y - rect.y].map((by, i) => Math.round(by / cell[i]) * cell[i]);
+  const [dx, dy] = [to.x - rect.x, to.y - rect.y].map(
+    (by, i) => Math.round(by / cell[i]) * cell[i]
+  );
   const made = sampled(origin.mask.size, canvas, (x, y) => {
     if (isMoved) return isWhite(origin.mask, canvas, x - dx, y - dy);
     return isWhite(
@@ -162,7 +170,8 @@ export function painted(mask, canvas, from, to, radius, isWhitening) {
   const bits = Uint8Array.from(bitsOf(mask));
   const [across, down] = [canvas[0] / columns, canvas[1] / rows];
   const reach = Math.max(radius, 0.75 * Math.max(across, down)); // the thinnest stroke has no gaps
-  const low = (/** @type {number} */ n, /** @type {number} */ cell) => Math.max(0, Math.floor(n / cell));
+  const low = (/** @type {number} */ n, /** @type {number} */ cell) =>
+    Math.max(0, Math.floor(n / cell));
   const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
   const long = dx * dx + dy * dy;
   for (let row = low(Math.min(from[1], to[1]) - reach, down); row < rows; row++) {

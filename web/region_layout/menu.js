@@ -28,7 +28,9 @@ export function openMenu(name, items, x, y, closed = () => {}) {
   const closeOutside = (event) => {
     if (!menu.contains(/** @type {Node} */ (event.target))) close();
   };
-  menu.append(...items.map((item) => (item ? makeItem(item, close) : make("hr", { role: "separator" }))));
+  menu.append(
+    ...items.map((item) => (item ? makeItem(item, close) : make("hr", { role: "separator" })))
+  );
   menu.addEventListener("keydown", (event) => {
     event.stopPropagation();
     if (event.key === "Escape" || event.key === "Tab") {
@@ -79,9 +81,12 @@ function makeItem({ text, act, isOff, isOn, color, hint }, close) {
   );
 }
 
-/** @param {HTMLElement} menu @param {string} key @returns {boolean} whether the key was for the menu */
+/** @param {HTMLElement} menu @param {string} key
+ * @returns {boolean} whether the key was for the menu */
 function walk(menu, key) {
-  const items = [.../** @type {NodeListOf<HTMLElement>} */ (menu.querySelectorAll("button:not(:disabled)"))];
+  const items = [
+    .../** @type {NodeListOf<HTMLElement>} */ (menu.querySelectorAll("button:not(:disabled)")),
+  ];
   const at = items.indexOf(/** @type {HTMLElement} */ (document.activeElement));
   const next = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[key];
   if (next === undefined) return false;

@@ -27,7 +27,8 @@ const AGAIN = 400; // milliseconds between the two clicks of a double click
 export function followPointers(stage) {
   const { element, session } = stage;
   const { state } = session;
-  /** @type {{drag: Drag, began: boolean, gesture: string, pointer: number, screen: Point} | null} */
+  /** @type {{drag: Drag, began: boolean, gesture: string, pointer: number, screen: Point}
+   *   | null} */
   let press = null;
   /** @type {Map<number, Point>} */
   const fingers = new Map();
@@ -108,7 +109,10 @@ export function followPointers(stage) {
   function pinch(event) {
     event.stopPropagation();
     const [a, b] = [...fingers.values()];
-    const [middle, distance] = [[(a[0] + b[0]) / 2, (a[1] + b[1]) / 2], Math.hypot(a[0] - b[0], a[1] - b[1])];
+    const [middle, distance] = [
+      [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2],
+      Math.hypot(a[0] - b[0], a[1] - b[1]),
+    ];
     fingers.set(event.pointerId, [event.clientX, event.clientY]);
     const [c, d] = [...fingers.values()];
     const [x, y] = [(c[0] + d[0]) / 2, (c[1] + d[1]) / 2];

@@ -29,7 +29,8 @@ export function alignItems({ state }) {
   }));
 }
 
-/** @param {Session} session @param {{write: () => void, choose: (name: string, items: Items) => void}}
+/** @param {Session} session
+ * @param {{write: () => void, choose: (name: string, items: Items) => void}}
  * editor choose: opens another menu in the place of this one @returns {Items} */
 export function regionItems(session, { write, choose }) {
   const { state } = session;
@@ -40,7 +41,12 @@ export function regionItems(session, { write, choose }) {
     isOff: !copiedText(),
     hint: "Ctrl+V",
   };
-  const all = { text: "Select all", act: () => state.selectAll(), isOff: !state.regions.length, hint: "Ctrl+A" };
+  const all = {
+    text: "Select all",
+    act: () => state.selectAll(),
+    isOff: !state.regions.length,
+    hint: "Ctrl+A",
+  };
   if (!box) return [paste, all, null, ...hiddenItems(session)];
   return [
     { text: "Write the prompt", act: write, hint: "Enter" },
@@ -76,7 +82,11 @@ export function regionItems(session, { write, choose }) {
 function hiddenItems({ state }) {
   const hidden = state.regions.map((_, i) => i).filter((i) => state.regions[i].hidden);
   return [
-    { text: "Show all that are hidden", act: () => state.flip("hidden", hidden), isOff: !hidden.length },
+    {
+      text: "Show all that are hidden",
+      act: () => state.flip("hidden", hidden),
+      isOff: !hidden.length,
+    },
   ];
 }
 
@@ -90,7 +100,11 @@ export function pictureItems(session, chooseFile) {
   };
   return [
     { text: "The linked picture, else the last one drawn", act: show, isOn: isOn && !file },
-    { text: "From a file … (not saved in the workflow)", act: chooseFile, isOn: isOn && Boolean(file) },
+    {
+      text: "From a file … (not saved in the workflow)",
+      act: chooseFile,
+      isOn: isOn && Boolean(file),
+    },
     {
       text: "No picture",
       act: () => {

@@ -14,7 +14,9 @@ export const depthOf = (box) => box.depth ?? 0;
 /** Numbers of the regions from the one behind to the one in front: by depth, then in order.
  * @param {Placed[]} regions */
 export function stackOrder(regions) {
-  return regions.map((_, i) => i).sort((a, b) => depthOf(regions[a]) - depthOf(regions[b]) || a - b);
+  return regions
+    .map((_, i) => i)
+    .sort((a, b) => depthOf(regions[a]) - depthOf(regions[b]) || a - b);
 }
 
 /** @param {Placed} box @param {number} x @param {number} y @param {Size} canvas */

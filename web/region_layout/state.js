@@ -147,8 +147,7 @@ export class LayoutState {
   setMask(mask, index, gesture = "") {
     const bounds = boundsOf(mask, this.canvas);
     const before = this.regions[index];
-    if (!before && bounds) this.add(bounds, gesture, mask);
-    if (!before) return;
+    if (!before) return bounds ? this.add(bounds, gesture, mask) : undefined;
     if (!bounds) return this.edit((regions) => regions.toSpliced(index, 1), gesture, []);
     this.edit((regions) => regions.with(index, { ...before, ...bounds, mask }), gesture, [index]);
   }
@@ -173,7 +172,8 @@ export class LayoutState {
   align(how) {
     const chosen = this.chosen.filter((i) => !this.regions[i].locked);
     if (!chosen.length) return;
-    const rects = aligned(chosen.map((i) => changes.rectOf(this.regions[i])), how, this.canvas);
+    const before = chosen.map((i) => changes.rectOf(this.regions[i]));
+    const rects = aligned(before, how, this.canvas);
     this.#editEach(chosen, (box, i) => changes.changed(box, rects[chosen.indexOf(i)], this.canvas));
   }
 

@@ -28,10 +28,15 @@ const GRIDS = { 1: "No grid", 8: "Grid 8", 16: "Grid 16", 32: "Grid 32", 64: "Gr
 export function makeToolbar(session, actions) {
   const { state, host } = session;
   const tools = TOOLS.map(([tool, tip]) =>
-    iconButton(tool, tip, () => {
-      session.setTool(tool);
-      actions.focus();
-    }, { "data-tool": tool })
+    iconButton(
+      tool,
+      tip,
+      () => {
+        session.setTool(tool);
+        actions.focus();
+      },
+      { "data-tool": tool }
+    )
   );
   const radius = make("input", {
     ...{ type: "range", class: "mos-radius", min: 2, max: 128 },

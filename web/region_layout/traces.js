@@ -1,5 +1,5 @@
 // @ts-check
-/** What the tools show on the stage while they work: the line of the lasso, the ring of the brush. */
+/** What the tools show on the stage while they work: the lasso's line, the brush's ring. */
 
 import { make } from "./elements.js";
 
@@ -26,7 +26,10 @@ export function makeTraces(session) {
     const [across, down] = [canvas.width / size[0], canvas.height / size[1]];
     const path = new Path2D();
     for (const [x, y] of line) path.lineTo(x * across, y * down);
-    for (const [color, width] of /** @type {const} */ ([["#000", 4], ["#fff", 2]])) {
+    for (const [color, width] of /** @type {const} */ ([
+      ["#000", 4],
+      ["#fff", 2],
+    ])) {
       context.strokeStyle = color;
       context.lineWidth = width * scale;
       context.stroke(path);
