@@ -22,10 +22,12 @@ import { Session } from "./region_layout/session.js";
 
 const SMALLEST = { width: 420, height: 520 };
 const FIRST_SIZE = { minWidth: 480, minHeight: 840 };
+const SINCE_THEN = 114; // pixels that nodes of 0.1.0 lack for what is beside the stage
 const SIZE = 512; // of a canvas, where the node does not say
 const GRID = 8;
 // In the node's properties, because they must not make a run new:
 const GRID_PROPERTY = "mos_grid";
+const CANVAS_PROPERTY = "mos_canvas"; // nodes of 0.1.0 do not have it
 const PICTURE_PROPERTY = "mos_picture"; // false: no picture behind the regions
 
 /** All that are open. @type {Set<Session>} */
@@ -129,6 +131,7 @@ function makeWidget(node, name) {
     clearTimeout(telling);
     telling = window.setTimeout(() => tell(node), 300); // a drag is one change
   });
+  node.properties[CANVAS_PROPERTY] = 2;
   const session = new Session(host);
   const editor = new RegionEditor(session);
   sessions.add(session);
@@ -147,7 +150,11 @@ function makeWidget(node, name) {
     const size = node.widgets?.find((/** @type {any} */ w) => w.name === side);
     if (size) follow(size, "callback", () => session.refresh());
   }
-  follow(node, "onConfigure", () => session.refresh());
+  follow(node, "onConfigure", (/** @type {any} */ saved) => {
+    const isOlder = saved && !saved.properties?.[CANVAS_PROPERTY];
+    if (isOlder) node.setSize?.([node.size[0], node.size[1] + SINCE_THEN]);
+    session.refresh();
+  });
   follow(node, "onRemoved", () => sessions.delete(session));
   follow(node, "onAdded", () => sessions.add(session));
   follow(node, "onResize", (/** @type {number[]} */ size) => {
