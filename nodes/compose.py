@@ -5,11 +5,17 @@ from comfy_api.latest import io
 from ..mos_core.compose.guidance import GuidanceTerms
 from ..mos_core.compose.injection import INJECTIONS
 from ..mos_core.compose.picture import draw_losses, draw_maps
+from ..mos_core.compose.placement import STRENGTH as PLACEMENT
 from ..mos_core.compose.report import write_report
 from ..mos_core.compose.schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
-from ..mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
-from ..mos_core.patch.compose.composer import ComposerSettings, apply_composer
-from ..mos_core.patch.regional.joint_run import BY_AREA, PICTURE_LAYERS
+from ..mos_core.compose.settings import (
+    BY_AREA,
+    PICTURE_LAYERS,
+    RESOLUTIONS,
+    ComposerSettings,
+    GuidanceSettings,
+)
+from ..mos_core.patch.compose.composer import apply_composer
 from ..mos_core.patch.regional.notes import tell_at_sampling
 from .progress import teller
 from .schema import CATEGORY, MosComposerLog, MosConcepts, MosRegions, schema
@@ -147,6 +153,36 @@ class ComposerAttention(io.ComfyNode):
                     "layers that see the picture as a whole. by area: the region's share of the "
                     "picture. skip: nothing. all: everything, on the other regions too.",
                 ),
+                io.Boolean.Input(
+                    "placement",
+                    default=False,
+                    optional=True,
+                    tooltip="In the first third of the steps, each region looks harder at its own "
+                    "words. Costs nearly nothing.",
+                ),
+                io.Float.Input(
+                    "placement_strength",
+                    default=PLACEMENT,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="How much harder. About 2.5 helps; 4 and more can harm faces.",
+                ),
+                io.Boolean.Input(
+                    "balance",
+                    default=False,
+                    optional=True,
+                    tooltip="The region that is farthest from showing its concept leads the latent "
+                    "most, instead of all alike.",
+                ),
+                io.Boolean.Input(
+                    "published_overlaps",
+                    default=False,
+                    optional=True,
+                    tooltip="Isolation as in the paper's code: where boxes overlap, the shared "
+                    "part sees neither of them.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="Connect this to the sampler."),
@@ -164,11 +200,13 @@ class ComposerAttention(io.ComfyNode):
         restriction=True, restriction_strength=1.0, reinitialise=True,
         guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
         largest_change=LARGEST_CHANGE, background_concept="", picture_layers=BY_AREA,
+        placement=False, placement_strength=PLACEMENT, balance=False, published_overlaps=False,
     ) -> io.NodeOutput:  # fmt: skip
         terms = GuidanceTerms(
             enhancement * enhancement_strength,
             fill * fill_strength,
             restriction * restriction_strength,
+            balance=balance,
         )
         guidance = GuidanceSettings(
             terms,
@@ -179,7 +217,13 @@ class ComposerAttention(io.ComfyNode):
             largest_change,
         )
         settings = ComposerSettings(
-            injection, isolation, guidance, background_concept, picture_layers
+            injection,
+            isolation,
+            guidance,
+            background_concept,
+            picture_layers,
+            placement * placement_strength,
+            published_overlaps,
         )
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)
         tell = teller(cls)

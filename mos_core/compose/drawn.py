@@ -28,10 +28,11 @@ class Drawn:
 
     concept: bound to the MODEL that samples, or None: prompts alone. Regions that draw the same
     concept share one object. positions: of the concept's tokens in the region's own positive text,
-    for guidance.
+    for guidance. words: of all words there, for placement.
     """
 
     region: Region
     text: RegionText
     concept: Bound | None = None
     positions: tuple[int, ...] = ()
+    words: tuple[int, ...] = ()

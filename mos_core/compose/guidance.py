@@ -5,6 +5,7 @@ and over the layers of that resolution. Everything is per picture of a batch and
 The public code's numbers are the defaults; token positions are the caller's business.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from .cells import RegionCells
 
 ENHANCEMENT = 8.0  # factor of the enhancement term per concept token (public code; eq. 8)
 FILL = 2.0  # of the fill term per concept token and axis
+SOFT = 4.0  # T of the soft maximum over regions, in units of the loss
 RESTRICTION = 10.0  # of the region perceptual restriction, once per region
 # 3 x 3 smoothing, weights exp(-d^2): the public code's "sigma 0.5" is really sqrt(1/2).
 SMOOTHING = tuple(w / 1.7357588823428847 for w in (0.36787944117144233, 1.0, 0.36787944117144233))
@@ -24,6 +26,7 @@ class GuidanceTerms:
     """Strengths on top of the published factors; 0 switches a term off.
 
     smoothing, centring: the smoothing of token maps and the Gaussian of the enhancement term.
+    balance: the regions' losses count by `balanced` instead of their sum.
     """
 
     enhancement: float = 1.0
@@ -31,6 +34,7 @@ class GuidanceTerms:
     restriction: float = 1.0
     smoothing: bool = True
     centring: bool = True
+    balance: bool = False
 
     @property
     def any(self) -> bool:
@@ -48,6 +52,16 @@ class RegionLoss:
     @property
     def total(self) -> torch.Tensor:
         return self.enhancement + self.fill + self.restriction
+
+
+def balanced(losses: torch.Tensor) -> torch.Tensor:
+    """(regions, batch) -> (batch,): a soft maximum, `n T log mean exp(loss / T)` for n regions.
+
+    Equal losses give their sum; otherwise those that are farthest from being filled are led most.
+    Not in the papers.
+    """
+    count = len(losses)
+    return count * SOFT * (torch.logsumexp(losses / SOFT, 0) - math.log(count))
 
 
 def region_loss(

@@ -7,6 +7,7 @@ for one model: about 2.5 helps, 4 harms faces.
 """
 
 PLACED = 1 / 3  # of the sampling
+STRENGTH = 2.5  # b
 
 
 def placement_scale(progress: float) -> float:

@@ -1,4 +1,4 @@
-"""What a user may choose of LoRA-Composer's guidance."""
+"""What a user may choose of LoRA-Composer."""
 
 from dataclasses import dataclass, field
 
@@ -28,3 +28,32 @@ class GuidanceSettings:
     @property
     def updates(self) -> bool:
         return self.steps > 0 and self.step_size > 0 and self.terms.any
+
+
+# What of a concept's delta acts where a layer has no tokens but the picture as a whole.
+SKIP, BY_AREA, ALL = "skip", "by area", "all"
+PICTURE_LAYERS = (BY_AREA, SKIP, ALL)
+
+
+@dataclass(frozen=True)
+class ComposerSettings:
+    """injection: which layers get a concept's delta (injection.py). isolation: regions do not see
+    each other in self-attention. background: name of a concept for what lies outside all regions,
+    or empty. picture_layers: of PICTURE_LAYERS, for transformers. placement: added to the logits of
+    a region's own words (placement.py); 0: nothing. published_overlaps: isolation as the public
+    code has it where boxes overlap."""
+
+    injection: str = "full"
+    isolation: bool = True
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    background: str = ""
+    picture_layers: str = BY_AREA
+    placement: float = 0.0
+    published_overlaps: bool = False
+
+    @property
+    def isolation_mode(self) -> str:
+        """Of isolation.ISOLATIONS."""
+        if not self.isolation:
+            return "off"
+        return "reference" if self.published_overlaps else "on"

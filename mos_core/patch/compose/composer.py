@@ -1,7 +1,7 @@
 """Composer Attention: LoRA-Composer on a clone of MODEL, every concept in its own region alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
@@ -9,7 +9,7 @@ from ...compose.assign import assign_concepts
 from ...compose.drawn import Drawn
 from ...compose.log import ComposerLog
 from ...compose.notes import composer_notes
-from ...compose.settings import GuidanceSettings
+from ...compose.settings import ComposerSettings
 from ...deltas import Delta, LowRank, Whole
 from ...errors import RegionError, nearest_names
 from ...families import family_of
@@ -21,27 +21,13 @@ from ..apply import apply_concepts, check_fits_model
 from ..host.bind import bind
 from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
-from ..regional.joint_run import BY_AREA
-from ..regional.texts import encode_region_texts
+from ..regional.texts import encode_region_texts, word_positions
 from ..text.layerwise_clip import stock_tokenizer, vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
 from .checks import check_base
 from .guidance import Guidance, add_guidance
 from .left_over import left_notes
 from .transformer import transformer_notes
-
-
-@dataclass(frozen=True)
-class ComposerSettings:
-    """injection: which layers get a concept's delta (compose/injection.py). isolation: regions do
-    not see each other in self-attention. background: name of a concept for what lies outside all
-    regions, or empty. picture_layers: of PICTURE_LAYERS, for transformers."""
-
-    injection: str = "full"
-    isolation: bool = True
-    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
-    background: str = ""
-    picture_layers: str = BY_AREA
 
 
 def apply_composer(
@@ -68,12 +54,16 @@ def apply_composer(
         drawn = without(drawn, bind(model, None, background))
         model, clip = apply_concepts(model, clip, (background,))
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
-    isolation = "on" if settings.isolation else "off"
-    choices = settings.injection, isolation, settings.picture_layers
+    choices = (
+        settings.injection,
+        settings.isolation_mode,
+        settings.picture_layers,
+        settings.placement,
+    )
     family, _ = family_of(model.model.model_config.unet_config)
     notes = (*notes, *left_notes(family, drawn))
     if family.sequence is not None:
-        patched = add_regional_attention(model, drawn, *choices, say=log.note)
+        patched = add_regional_attention(model, drawn, *choices, log.note)
         told = transformer_notes(
             family, drawn, settings.injection, settings.guidance, settings.picture_layers
         )
@@ -82,7 +72,7 @@ def apply_composer(
         model = clone_for_gradients(model)
     patched = model.clone()
     add_layerwise_text(patched)
-    patched = add_regional_attention(patched, drawn, *choices, say=log.note)
+    patched = add_regional_attention(patched, drawn, *choices, log.note)
     add_guidance(patched, Guidance(drawn, settings.guidance, log))
     return patched, clip, log, (*regions.notes, *notes)
 
@@ -94,17 +84,17 @@ def draw_regions(
     number of its concept, or None."""
     texts = encode_region_texts(clip, regions, concepts, assigned)
     bound = {n: bind(model, None, concepts[n]) for n in set(assigned) if n is not None}
-    return tuple(
-        Drawn(region, text)
-        if number is None
-        else Drawn(
-            region,
-            text,
-            bound[number],
-            token_positions(clip, region.prompt, concepts[number].concept),
-        )
-        for region, text, number in zip(regions.regions, texts, assigned, strict=True)
-    )
+    drawn = []
+    for region, text, number in zip(regions.regions, texts, assigned, strict=True):
+        concept = None if number is None else concepts[number].concept
+        tokenizer = tokenizer_for(clip, concept)
+        words = word_positions(tokenizer, region.prompt)
+        if concept is None or number is None:
+            drawn.append(Drawn(region, text, words=words))
+        else:
+            places = positions_of(tokenizer, region.prompt, concept)
+            drawn.append(Drawn(region, text, bound[number], places, words))
+    return tuple(drawn)
 
 
 def find_background(concepts: Concepts, name: str) -> WeightedConcept | None:
@@ -137,11 +127,14 @@ def names_any(regions: Regions, entry: WeightedConcept) -> bool:
 
 def token_positions(clip, prompt: str, concept: Concept) -> tuple[int, ...]:
     """Where the concept's words stand in the encoded prompt, sections of 77 counted through."""
-    tokenizer = clip.tokenizer
-    if concept.tables:
-        known = vocabulary_of(clip).extended(concept)
-        tokenizer = ConceptTokenizer(stock_tokenizer(clip), known)
-    return positions_of(tokenizer, prompt, concept)
+    return positions_of(tokenizer_for(clip, concept), prompt, concept)
+
+
+def tokenizer_for(clip, concept: Concept | None):
+    """The CLIP's tokenizer, with the concept's tokens if it has any."""
+    if concept is None or not concept.tables:
+        return clip.tokenizer
+    return ConceptTokenizer(stock_tokenizer(clip), vocabulary_of(clip).extended(concept))
 
 
 def without(drawn: tuple[Drawn, ...], background: Bound) -> tuple[Drawn, ...]:

@@ -9,7 +9,7 @@ import torch
 
 from ...compose.cells import choose_level, grids_of, region_cells
 from ...compose.drawn import Drawn
-from ...compose.guidance import RegionLoss, region_loss
+from ...compose.guidance import RegionLoss, balanced, region_loss
 from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, progress, step_sizes, update_scale
@@ -233,7 +233,8 @@ class GuidedRun:
                     region: region_loss(*both, self.known[region], self.settings.terms)
                     for region, both in maps.items()
                 }
-                losses = torch.stack([part.total for part in parts.values()]).sum(0)
+                each = torch.stack([part.total for part in parts.values()])
+                losses = balanced(each) if self.settings.terms.balance else each.sum(0)
                 recorder.replaying = True
                 (gradient,) = torch.autograd.grad(losses.sum() * self.scale, latent)
             gradient = gradient / self.scale

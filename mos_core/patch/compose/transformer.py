@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from ...compose.drawn import Drawn
-from ...compose.settings import GuidanceSettings
+from ...compose.settings import ALL, BY_AREA, SKIP, GuidanceSettings
 from ...families import Family
 from ...families.family import SAMPLE
-from ..regional.joint_run import ALL, BY_AREA, SKIP
 
 ACTS = {
     BY_AREA: "act by the region's share of the picture",

@@ -26,13 +26,15 @@ from contextlib import ExitStack
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
 from ...compose.isolation import ISOLATIONS
+from ...compose.placement import placement_scale
+from ...compose.settings import BY_AREA, PICTURE_LAYERS
 from ...errors import ArchitectureError, RegionError
 from ...families import AttentionLayer, family_of
 from ...families.rows import row_counts
 from .cross import RegionalPass
 from .hooks import injected, transformers_of
 from .joint import JointRegions
-from .joint_run import BY_AREA, PICTURE_LAYERS
+from .joint_run import progress_of
 from .map_recorder import KEEP, RECORDER
 from .missed import Missed, Say
 from .run import Deltas, Places, RegionalRun, Texts, attention_path
@@ -77,7 +79,9 @@ def add_regional_attention(
                 check_text(text, one.region.name, config["context_dim"], layers)
         cross = [attention_path(layer) for layer in layers]
         inside = Injection(injection, drawn, cross)
-        wrappers = RegionalAttention(layers, config["context_dim"], drawn, inside, isolation, say)
+        wrappers = RegionalAttention(
+            layers, config["context_dim"], drawn, inside, isolation, placement, say
+        )
     patched = model.clone()
     if any(one.region.weight > 0 for one in drawn):
         wrappers.put_on(patched)
@@ -97,6 +101,7 @@ class RegionalAttention(RegionalWrappers):
         drawn: Sequence[Drawn],
         injection: Injection,
         isolation: str,
+        placement: float,
         say: Say,
     ):
         super().__init__(self._new_run, say)
@@ -104,6 +109,7 @@ class RegionalAttention(RegionalWrappers):
         self.drawn = tuple(drawn)
         self.injection = injection
         self.isolation = isolation
+        self.placement = placement
         self.transformers = transformers_of(layers)
 
     def _new_run(self) -> RegionalRun:
@@ -121,7 +127,10 @@ class RegionalAttention(RegionalWrappers):
         options = transformer_options or {}
         run = self.run_of(options)
         unet = executor.class_obj
-        call = RegionalPass(run, self.layers, unet, options.get(RECORDER))
+        recorder, placement = options.get(RECORDER), 0.0
+        if self.placement and recorder is None:
+            placement = self.placement * placement_scale(progress_of(options))
+        call = RegionalPass(run, self.layers, unet, recorder, placement)
         with ExitStack() as ours:
             hooks = injected(unet, run.deltas, self.transformers, run.missed, options)
             (options.get(KEEP) or ours).enter_context(hooks)

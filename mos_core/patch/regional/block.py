@@ -21,10 +21,13 @@ def keep_text(n, context, value, extra_options):
     return n, context, value
 
 
-def attend(q, k, v, extra_options: dict, prior: Callable | None = None) -> torch.Tensor:
+def attend(
+    q, k, v, extra_options: dict, prior: Callable | None = None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """ComfyUI's attention, as the block itself would call it, or what another pack put there.
 
-    q: (batch, queries, inner); k, v: (batch, keys, inner) -> (batch, queries, inner).
+    q: (batch, queries, inner); k, v: (batch, keys, inner) -> (batch, queries, inner). bias: (batch,
+    1, keys), added to the logits where no prior stands.
     """
     if prior is not None:
         return prior(q, k, v, extra_options)
@@ -33,6 +36,7 @@ def attend(q, k, v, extra_options: dict, prior: Callable | None = None) -> torch
         k,
         v,
         extra_options["n_heads"],
+        mask=None if bias is None else bias.expand(-1, q.shape[1], -1),
         attn_precision=extra_options["attn_precision"],
         transformer_options=extra_options,
     )

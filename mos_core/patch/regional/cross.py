@@ -28,15 +28,22 @@ Tensors = tuple[torch.Tensor, ...]
 
 class RegionalPass:
     """Patches of one call. layers: of the model, in running order. unet: the live module, from
-    which only text projections are read. recorder: of attention maps, or None."""
+    which only text projections are read. recorder: of attention maps, or None. placement: what is
+    added to the logits of own words in this call."""
 
     def __init__(
-        self, run: RegionalRun, layers: Sequence[AttentionLayer], unet: torch.nn.Module, recorder
+        self,
+        run: RegionalRun,
+        layers: Sequence[AttentionLayer],
+        unet: torch.nn.Module,
+        recorder,
+        placement: float = 0.0,
     ):
         self.places, self.deltas, self.texts = run.places, run.deltas, run.texts
         self.missed = run.missed
         self.unet = unet
         self.recorder = recorder
+        self.placement = placement
         self.numbers = range(len(run.places.regions))
         self.layers = {layer.key: layer for layer in layers}
 
@@ -81,7 +88,8 @@ class RegionalPass:
                 own = self.keys_values(group.members, layer, roles, (k, v), text, lengths, added)
                 delta = self.delta(group.members, layer, "to_q", q)
                 if prior is None:
-                    out = self.attend_group(group, x, q, own, delta, extra_options)
+                    bias = self.placing(group.members, roles, q, lengths, added)
+                    out = self.attend_group(group, x, q, own, delta, extra_options, bias)
                 else:
                     out = self.attend_group_by_prior(group, x, q, own, delta, extra_options, prior)
                 outputs.append(out)
@@ -100,18 +108,35 @@ class RegionalPass:
         own: Tensors,
         delta: DeltaStack | None,
         extra_options: dict,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(members, batch, count, inner): each member's cells to each member's text.
 
         x: (batch, cells, width) and q: (batch, cells, inner) of the whole map. own: k and v,
-        (members * batch, tokens, inner). delta: the members' of to_q, or None.
+        (members * batch, tokens, inner). delta: the members' of to_q, or None. bias: (members *
+        batch, 1, tokens), or None.
         """
         own_q = gather(q, group)
         if delta is not None:
             own_q = own_q + delta.on(gather(x, group))
         keys, values = own
-        out = attend(own_q.flatten(0, 1), keys, values, extra_options)
+        out = attend(own_q.flatten(0, 1), keys, values, extra_options, bias=bias)
         return out.unflatten(0, own_q.shape[:2])
+
+    def placing(
+        self, members: Sequence[int], roles: Sequence[int], like: torch.Tensor, lengths, added: int
+    ) -> torch.Tensor | None:
+        """(members * batch, 1, tokens): what is added for the members' own words, in the order of
+        keys_values; None: nothing."""
+        if not self.placement or not any(self.texts.words[member] for member in members):
+            return None
+        count = like.shape[0] // len(roles)
+        rows = [
+            self.texts.placed(m, role, lengths[m], added, like.device, like.dtype).expand(count, -1)
+            for m in members
+            for role in roles
+        ]
+        return self.placement * torch.cat(rows)[:, None]
 
     def attend_group_by_prior(
         self,

@@ -10,6 +10,7 @@ from ...compose.drawn import Drawn
 from ...compose.injection import Bundle, Gates, Injection, Single, make_bundles, make_gates
 from ...compose.isolation import cell_members
 from ...compose.placement import placement_scale
+from ...compose.settings import BY_AREA, SKIP
 from ...compose.tokens import (
     SeenGroup,
     TextPlan,
@@ -24,10 +25,6 @@ from ...records import Site
 from ...regions.region import Region, shares
 from .joint_texts import RegionTexts
 from .once import once
-
-# What of a concept's delta acts where a layer has no tokens but the picture as a whole.
-SKIP, BY_AREA, ALL = "skip", "by area", "all"
-PICTURE_LAYERS = (BY_AREA, SKIP, ALL)
 
 
 @dataclass(frozen=True)

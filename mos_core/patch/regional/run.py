@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import comfy.utils
 import torch
 
-from ...compose.attention import Placement, place_regions
+from ...compose.attention import Placement, place_regions, repeat_tokens
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import (
     Bundle,
@@ -127,6 +127,7 @@ class Texts:
         self, drawn: Sequence[Drawn], layers: Sequence[AttentionLayer], width: int, deltas: Deltas
     ):
         self.texts = [one.text for one in drawn]
+        self.words = [one.words for one in drawn]
         self.layers, self.width = layers, width
         self.deltas = deltas
 
@@ -138,6 +139,17 @@ class Texts:
         """Tokens of a region's own text, or None where the global one stays."""
         own = self._own(region, role)
         return None if own is None else own[0][0].shape[1]
+
+    @once
+    def placed(self, region: int, role: int, length: int, added: int, device, dtype):
+        """(1, length): 1 where a region's own words stand in its text with what was added behind
+        it, repeated to `length`; all 0 where it has no text of its own."""
+        marks, own = torch.zeros(1, length), self.length(region, role)
+        if own is not None and role == POSITIVE:
+            once = torch.zeros(1, own + added)
+            once[:, list(self.words[region])] = 1.0
+            marks = repeat_tokens(once[..., None], length)[..., 0]
+        return marks.to(device, dtype)
 
     @once
     def _by_layer(self, region: int, role: int, device, dtype) -> tuple[torch.Tensor, ...] | None:

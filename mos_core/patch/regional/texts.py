@@ -13,7 +13,22 @@ from ..apply import apply_to_clip
 def draw_prompts(clip, regions: Regions) -> tuple[Drawn, ...]:
     """Regions with prompts alone, all encoded by one CLIP."""
     texts = encode_region_texts(clip, regions)
-    return tuple(Drawn(region, text) for region, text in zip(regions.regions, texts, strict=True))
+    return tuple(
+        Drawn(region, text, words=word_positions(clip.tokenizer, region.prompt))
+        for region, text in zip(regions.regions, texts, strict=True)
+    )
+
+
+def word_positions(tokenizer, prompt: str) -> tuple[int, ...]:
+    """Where words stand in an encoded prompt, sections of 77 counted through; what begins, ends and
+    fills a section is no word. Empty for tokenizers of other kinds than CLIP's."""
+    inner = getattr(tokenizer, "clip_l", None)
+    if inner is None or not prompt.strip():
+        return ()
+    marks = {inner.start_token, inner.end_token, getattr(inner, "pad_token", None)}
+    sections = tokenizer.tokenize_with_weights(prompt)["l"]
+    tokens = [pair[0] for section in sections for pair in section]
+    return tuple(i for i, t in enumerate(tokens) if not isinstance(t, int) or t not in marks)
 
 
 def encode_region_texts(
