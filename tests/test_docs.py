@@ -129,8 +129,40 @@ def test_a_workflow_explains_itself_in_a_note(file):
 def test_a_workflow_says_where_the_view_begins(file):
     """Without it the newer renderer of the editor moves nodes and groups apart."""
     view = json.loads(file.read_text(encoding="utf-8"))["extra"]["ds"]
-    assert 0.6 <= view["scale"] <= 1
+    assert 0.3 <= view["scale"] <= 1
     assert len(view["offset"]) == 2
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_opens_with_its_results_in_view(file):
+    """In a window of 1400 x 900 pixels, beside the editor's own bars."""
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    scale, (left, top) = (workflow["extra"]["ds"][name] for name in ("scale", "offset"))
+    for node in workflow["nodes"]:
+        if node["type"] in ("SaveImage", "PreviewImage", "MarkdownNote"):
+            (x, y), (width, height) = node["pos"], node["size"]
+            assert (x + left) * scale >= 50
+            assert (y + top) * scale >= 40
+            assert (x + left + width) * scale <= 1400
+            assert (y + top + height) * scale <= 900
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_link_of_a_workflow_runs_behind_a_canvas(file):
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    canvases = [node for node in nodes.values() if node["type"] == "MOS_RegionLayout"]
+    for _, source, slot, target, input, _ in workflow["links"]:
+        start, end = nodes[source], nodes[target]
+        x0, x1 = start["pos"][0] + start["size"][0], end["pos"][0]
+        y0, y1 = start["pos"][1] + 14 + 20 * slot, end["pos"][1] + 14 + 20 * input
+        for canvas in canvases:
+            (left, top), (width, height) = canvas["pos"], canvas["size"]
+            if canvas["id"] not in (source, target) and x0 < left and left + width < x1:
+                for step in range(11):
+                    at = left + width * step / 10
+                    y = y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+                    assert not top - 30 < y < top + height, f"{start['type']} to {end['type']}"
 
 
 # ------------------------------------------------------------------------- the pages

@@ -31,6 +31,10 @@ def with_stand_ins(prompt):
             node["inputs"]["lora_name"] = concept_file(next(loaded))
         if node["class_type"] in ("EmptyLatentImage", "MOS_FuseConcepts"):
             node["inputs"].update(width=128, height=128)
+        if node["class_type"] == "MOS_TrainEDLoRA":
+            node["inputs"].update(
+                resolution=128, preview_every=0, initializer="<rand-0.013> <rand-0.013>"
+            )
     return prompt
 
 

@@ -49,3 +49,8 @@ def test_every_socket_type_of_ours_has_a_colour_of_its_own(seen):
         assert all(re.fullmatch("#[0-9a-f]{6}", link) for link in links)
         assert len(set(links)) == len(set(sockets)) == len(colors)
         assert "rgba(0, 0, 0, 0)" not in sockets
+
+
+def test_a_circle_into_the_layouts_background_is_not_linked_and_the_reason_is_said(seen):
+    assert seen["circle"] == {"circle": False, "other": True}
+    assert "the canvas shows the picture that was drawn last" in seen["circleSaid"]

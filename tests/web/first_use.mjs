@@ -54,6 +54,25 @@ await report(async () => {
   seen.dots = await page.evaluate(() =>
     [...document.querySelectorAll(".slot-dot")].map((dot) => getComputedStyle(dot).backgroundColor)
   );
+
+  // a picture of the layout's own into its background: no link, and a reason
+  await build({
+    layout: ["MOS_RegionLayout"],
+    other: ["LoadImage"],
+    inverted: ["ImageInvert", {}, { image: ["layout", 1] }],
+  });
+  seen.circle = await page.evaluate(() => {
+    const [layout, other, inverted] = app.graph._nodes;
+    const slot = layout.findInputSlot("background");
+    const linked = () => layout.inputs[slot].link != null;
+    inverted.connect(0, layout, slot);
+    const circle = linked();
+    other.connect(0, layout, slot);
+    return { circle, other: linked() };
+  });
+  const toast = page.locator(".p-toast-message").first();
+  seen.circleSaid = await toast.innerText({ timeout: 5000 }).catch(() => "");
+
   seen.found = {};
   for (const words of WORDS) seen.found[words] = await search(words);
   await page.evaluate(() => app.extensionManager.setting.set("Comfy.ColorPalette", "light"));
