@@ -316,6 +316,15 @@ def test_a_package_of_another_version_is_brought_again(tmp_path, monkeypatch):
     assert browser.missing_packages() == [f"typescript@{browser.PACKAGES['typescript']}"]
 
 
+def test_tests_are_spread_over_the_cores_unless_somebody_looks_on(monkeypatch):
+    spread = load_script("test").spread
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert spread(["-k", "workflow"]) == ["-n", "2", "--dist", "loadfile"]
+    assert spread(["--pdb"]) == spread(["-n", "3"]) == spread(["--numprocesses=3"]) == []
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert spread([]) == []
+
+
 @pytest.fixture
 def bare_machine(tmp_path, monkeypatch):
     """A machine with the programs that a test puts into the folder, which note their arguments."""
