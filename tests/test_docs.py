@@ -133,18 +133,31 @@ def test_a_workflow_says_where_the_view_begins(file):
     assert len(view["offset"]) == 2
 
 
+def view_of_all(workflow: dict) -> dict:
+    """The view that shows all of a graph in a window of 1400 x 900 pixels, beside the bars."""
+    corners = [(*n["pos"], *n["size"]) for n in workflow["nodes"]]
+    corners += [group["bounding"] for group in workflow.get("groups", [])]
+    left, top = (min(corner[i] for corner in corners) for i in (0, 1))
+    right, bottom = (max(corner[i] + corner[i + 2] for corner in corners) for i in (0, 1))
+    left, top, right, bottom = left - 20, top - 50, right + 20, bottom + 20
+    scale = min(1.0, 1310 / (right - left), 820 / (bottom - top))
+    scale = int(scale * 100) / 100
+    rest = (1310 / scale - (right - left), 820 / scale - (bottom - top))
+    offset = [round(70 / scale - left + rest[0] / 2), round(60 / scale - top + rest[1] / 2)]
+    return {"scale": scale, "offset": offset}
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_opens_with_its_results_in_view(file):
-    """In a window of 1400 x 900 pixels, beside the editor's own bars."""
     workflow = json.loads(file.read_text(encoding="utf-8"))
     scale, (left, top) = (workflow["extra"]["ds"][name] for name in ("scale", "offset"))
     for node in workflow["nodes"]:
         if node["type"] in ("SaveImage", "PreviewImage", "MarkdownNote"):
             (x, y), (width, height) = node["pos"], node["size"]
-            assert (x + left) * scale >= 50
-            assert (y + top) * scale >= 40
-            assert (x + left + width) * scale <= 1400
-            assert (y + top + height) * scale <= 900
+            seen = (x + left) * scale >= 50 and (x + left + width) * scale <= 1400
+            seen = seen and (y + top) * scale >= 40 and (y + top + height) * scale <= 900
+            better = json.dumps(view_of_all(workflow))
+            assert seen, f'write "ds": {better} into "extra" of {file.name}'
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.stem)
