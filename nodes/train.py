@@ -251,6 +251,7 @@ class Reporter:
         self.node_id, self.settings, self.vae = node_id, settings, vae
         self.preview_every, self.prompt = preview_every, prompt
         self.bar = comfy.utils.ProgressBar(settings.steps, node_id=node_id)
+        self.told = False
 
     def __call__(self, progress, session) -> None:
         try:
@@ -261,7 +262,8 @@ class Reporter:
             self.bar.update_absolute(progress.step, progress.steps, preview)
         except comfy.model_management.InterruptProcessingException:
             raise StopTraining(f"cancelled at step {progress.step}") from None
-        if progress.step % 10 == 0 or progress.step == 1:
+        if progress.step % 10 == 0 or not self.told:  # what an earlier run told goes at once
+            self.told = True
             minutes, seconds = divmod(round(progress.seconds_left), 60)
             send_text(
                 self.node_id,

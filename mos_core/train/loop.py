@@ -15,9 +15,11 @@ from ..errors import TrainError
 from ..records import Concept
 from .session import StopTraining, TrainSession
 from .settings import TrainSettings
-from .snapshot import make_optimizer, moments_of, put_snapshot, restore, take_snapshot
+from .snapshot import losses_of, make_optimizer, moments_of, put_snapshot, restore, take_snapshot
 from .step import Example, step_loss
 from .trainable import TrainableConcept
+
+KEPT_LOSSES = 10_000  # of a stopped run, in its file, so that the curve goes on
 
 
 @dataclass
@@ -52,7 +54,7 @@ def train(
     the losses. Raises TrainError if the loss is not finite before anything was learnt.
     """
     optimizer = make_optimizer(trainable, settings)
-    progress = Progress(restore(optimizer, resume), settings.steps)
+    progress = Progress(restore(optimizer, resume), settings.steps, losses_of(resume))
     device = torch.device(session.device).type
     scaler = torch.amp.GradScaler(device, enabled=session.needs_loss_scaling)
     frozen, good = False, take_snapshot(optimizer)
@@ -85,6 +87,8 @@ def train(
             break
     moments = moments_of(optimizer) if progress.step < settings.steps else None
     facts = {**settings.as_metadata(), "steps_done": progress.step}
+    if moments is not None:
+        facts["losses"] = [round(loss, 6) for loss in progress.losses[-KEPT_LOSSES:]]
     return trainable.to_concept(name, facts, moments), progress
 
 

@@ -65,6 +65,17 @@ def moments_of(optimizer: torch.optim.Optimizer) -> Snapshot:
     return {name: t.cpu() for name, t in state.items() if name.startswith(prefixes)}
 
 
+def losses_of(resume: Concept | None) -> list[float]:
+    """The losses of a stopped run, one per step, as its concept keeps them; none of a finished one,
+    and none where the file has something else in their place."""
+    if resume is None or not resume.resume:
+        return []
+    kept = resume.metadata.get("losses")
+    known = isinstance(kept, list) and all(isinstance(loss, (int, float)) for loss in kept)
+    steps = int(resume.metadata.get("steps_done", 0))
+    return [float(loss) for loss in kept][-steps:] if known and steps else []
+
+
 def restore(optimizer: torch.optim.Optimizer, resume: Concept | None) -> int:
     """Puts a stopped run's moments back; returns the step to go on from (0 for a finished run)."""
     if resume is None or not resume.resume:

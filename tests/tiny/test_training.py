@@ -23,7 +23,7 @@ from mix_of_show.mos_core.patch.train.session import open_session
 from mix_of_show.mos_core.patch.train.targets import targets_of
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.train import step
-from mix_of_show.mos_core.train.loop import add_gradients
+from mix_of_show.mos_core.train.loop import Progress, add_gradients
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.session import StopTraining
 from mix_of_show.mos_core.train.settings import TrainSettings
@@ -141,7 +141,7 @@ def test_pictures_of_several_shapes_train_together_in_their_own_shape(run, unet,
 
 
 def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
-    whole, _ = run()
+    whole, unbroken = run()
 
     def cancel(progress, session):
         if progress.step == 2:
@@ -152,8 +152,9 @@ def test_a_cancelled_and_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     assert part.metadata["steps_done"] == 2
     stored = read_concept(save_concept(part, tmp_path, "part"))
     resumed, progress = run(resume=stored)
-    assert len(progress.losses) == 2
+    assert progress.losses == pytest.approx(unbroken.losses, abs=1e-5)  # the curve goes on
     assert progress.step == 4
+    assert "losses" not in resumed.metadata
     for name, tensor in flat(whole).items():
         torch.testing.assert_close(tensor, flat(resumed)[name], rtol=1e-5, atol=1e-7)
 
@@ -485,3 +486,15 @@ def test_a_token_of_an_applied_concept_is_refused(run, unet, clip, vae, pictures
     given, wanted = TrainingSet(*pictures, CAPTION), Wanted("concept", "<a1> <y>", START)
     with pytest.raises(TrainError, match="already belongs"):
         train_concept(unet, applied, vae, given, wanted, SETTINGS, lambda *a: None)
+
+
+def test_the_nodes_text_is_of_this_run_from_its_first_step(monkeypatch):
+    """Also of one that goes on at step 33: what the last run told must not stand."""
+    from mix_of_show.nodes import train as node
+
+    told = []
+    monkeypatch.setattr(node, "send_text", lambda node_id, text: told.append(text))
+    report = node.Reporter("7", SETTINGS, None, 0, "a <TOK>")
+    for number in range(34, 42):
+        report(Progress(number, 100, [0.5] * number), None)
+    assert [text.split(",")[0] for text in told] == ["step 34 of 100", "step 40 of 100"]
