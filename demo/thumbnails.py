@@ -56,14 +56,16 @@ def layout_alone(prompt: dict) -> dict:
 
 
 def draw(client, prompt: dict):
-    """The largest picture that a prompt shows, or None."""
+    """The picture that a prompt saves, else the last one that it shows, or None."""
     from PIL import Image
 
     if not prompt:
         return None
     pictures = client.run(prompt, timeout=7200).check().pictures
-    shown = [Image.open(io.BytesIO(client.fetch(picture))).convert("RGB") for picture in pictures]
-    return max(shown, key=lambda image: image.width * image.height, default=None)
+    saved = [picture for picture in pictures if picture.kind == "output"]
+    for picture in saved[:1] or pictures[-1:]:
+        return Image.open(io.BytesIO(client.fetch(picture))).convert("RGB")
+    return None
 
 
 def card(picture, words: str):
