@@ -71,9 +71,10 @@ def losses_of(resume: Concept | None) -> list[float]:
     if resume is None or not resume.resume:
         return []
     kept = resume.metadata.get("losses")
-    known = isinstance(kept, list) and all(isinstance(loss, (int, float)) for loss in kept)
     steps = int(resume.metadata.get("steps_done", 0))
-    return [float(loss) for loss in kept][-steps:] if known and steps else []
+    if not isinstance(kept, list) or not all(isinstance(loss, (int, float)) for loss in kept):
+        return []
+    return [float(loss) for loss in kept][-steps:] if steps else []
 
 
 def restore(optimizer: torch.optim.Optimizer, resume: Concept | None) -> int:
