@@ -133,6 +133,13 @@ def test_a_workflow_says_where_the_view_begins(file):
     assert len(view["offset"]) == 2
 
 
+def test_thumbnails_belong_to_workflows_and_are_small():
+    pictures = sorted((CLONE / "workflows").glob("*.jpg"))
+    assert pictures
+    assert {picture.stem for picture in pictures} <= {file.stem for file in WORKFLOWS}
+    assert sum(picture.stat().st_size for picture in pictures) < 3_000_000
+
+
 def view_of_all(workflow: dict) -> dict:
     """The view that shows all of a graph in a window of 1400 x 900 pixels, beside the bars."""
     corners = [(*n["pos"], *n["size"]) for n in workflow["nodes"]]

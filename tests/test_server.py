@@ -89,6 +89,12 @@ def test_the_shipped_workflows_are_offered_as_templates(client):
     assert sorted(offered) == sorted(path.stem for path in WORKFLOWS)
 
 
+def test_a_thumbnail_beside_a_workflow_is_served_with_it(client):
+    for picture in sorted((CLONE / "workflows").glob("*.jpg")):
+        served = client.get(f"/api/workflow_templates/mix-of-show/{picture.name}")
+        assert served == picture.read_bytes()
+
+
 def test_the_log_of_a_start_has_no_traceback_and_no_failed_import(server):
     log = server.log.read_text(encoding="utf-8", errors="replace")
     begin = log[: log.index("To see the GUI go to")]
