@@ -5,6 +5,7 @@ ComfyUI loads it; that is set up here, and takes neither torch nor ComfyUI. test
 ComfyUI; tests/tiny has it in this process (support/with_comfyui.py), the server in its own.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -69,21 +70,32 @@ def nothing_stays_interrupted():
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A real ComfyUI server with the pack and the packs of tests/server_nodes, for the session."""
-    from support.server_models import place_models
-    from support.with_comfyui import COMFYUI
+    with make_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
-    base = tmp_path_factory.mktemp("server")
 
+@pytest.fixture(scope="session")
+def newest_server(tmp_path_factory):
+    """The same with the newest of ComfyUI's editors."""
+    from lib.browser import newest_editor
+
+    pages = ["--front-end-root", str(newest_editor())]
+    with make_server(tmp_path_factory.mktemp("newest_server"), pages) as running:
+        yield running
+
+
+def make_server(base, arguments=()):
+    from support.with_comfyui import COMFYUI  # first: the models are made with ComfyUI's modules
+
+    place_models = importlib.import_module("support.server_models").place_models
     place_models(base / "models")
-    starting = Server(
+    return Server(
         COMFYUI,
         base,
-        arguments=["--disable-api-nodes"],
+        arguments=["--disable-api-nodes", *arguments],
         node_packs=sorted((TESTS / "server_nodes").glob("[!_.]*")),
         log=base / "server.log",
     )
-    with starting as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

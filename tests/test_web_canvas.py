@@ -1,13 +1,14 @@
-"""The canvas of Region Layout in a real browser: every tool, in both renderers."""
+"""The canvas of Region Layout in a real browser: every tool, in both renderers of ComfyUI's own and
+of the newest editor."""
 
 import pytest
 
-from support.browser import RENDERERS, look
+from support.browser import EVERY_EDITOR, look
 
 
-@pytest.fixture(scope="module", params=RENDERERS)
+@pytest.fixture(scope="module", params=EVERY_EDITOR)
 def seen(request):
-    """What the script saw in one renderer."""
+    """What the script saw in one renderer of one editor."""
     return look("canvas.mjs", request, request.param)
 
 

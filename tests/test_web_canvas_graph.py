@@ -1,15 +1,16 @@
-"""The canvas of Region Layout and the graph around it, in a real browser, in both renderers."""
+"""The canvas of Region Layout and the graph around it, in a real browser, in both renderers of
+ComfyUI's own and of the newest editor."""
 
 import pytest
 
-from support.browser import RENDERERS, look
+from support.browser import EVERY_EDITOR, look
 
 SECONDS_OF_A_FRAME = 1 / 30
 
 
-@pytest.fixture(scope="module", params=RENDERERS)
+@pytest.fixture(scope="module", params=EVERY_EDITOR)
 def seen(request):
-    """What the script saw in one renderer."""
+    """What the script saw in one renderer of one editor."""
     return look("canvas_graph.mjs", request, request.param)
 
 

@@ -1,4 +1,5 @@
-"""What the browser tests need beside Python: Chromium, and two packages of Node.js in the clone."""
+"""What the browser tests need beside Python: Chromium, two packages of Node.js in the clone, and
+the newest of ComfyUI's editors beside the one that ComfyUI brings."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 from .lock import only_one
 from .places import CLONE
@@ -54,6 +57,21 @@ def bring_packages() -> None:
             FOLDER.mkdir(exist_ok=True)
             quiet = ("--no-audit", "--no-fund", "--loglevel=error")
             _call("npm", "install", "--prefix", str(FOLDER), *quiet, *wanted)
+
+
+def newest_editor() -> Path | None:
+    """The pages of the newest editor, where it was brought: for ComfyUI's --front-end-root."""
+    pages = FOLDER / "editor" / "comfyui_frontend_package" / "static"
+    return pages if pages.is_dir() else None
+
+
+def bring_newest_editor() -> None:
+    """The newest of ComfyUI's editors into .node/editor, beside the one that ComfyUI brings."""
+    with only_one(CLONE / ".node.lock"):
+        if newest_editor() is None:
+            print("installing the newest editor for the browser tests into .node/ ...", flush=True)
+            pip = (sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+            _call(*pip, "--no-deps", "--target", str(FOLDER / "editor"), "comfyui-frontend-package")
 
 
 def bring_programs() -> None:

@@ -17,6 +17,7 @@ from lib import browser
 WEB = Path(__file__).absolute().parents[1] / "web"
 PACKAGES = browser.FOLDER / "node_modules"
 RENDERERS = ["classic", "vue"]
+EVERY_EDITOR = [*RENDERERS, "classic, newest editor", "vue, newest editor"]
 
 
 def skip(reason: str) -> None:
@@ -36,11 +37,15 @@ def need(*packages: str) -> str:
 
 
 def look(script: str, request, renderer: str) -> dict:
-    """What a script of tests/web saw in one renderer, on the session's server."""
+    """What a script of tests/web saw in one of EVERY_EDITOR, on the session's server."""
     node, chromium = need("playwright-core"), browser.find_chromium()
     if chromium is None:
         skip("there is no Chromium; scripts/test --bring-browser installs it")
-    address = os.environ.get("MOS_BROWSER_ADDRESS") or request.getfixturevalue("server").address
+    renderer, newest, _ = renderer.partition(", newest")
+    if newest and browser.newest_editor() is None:
+        pytest.skip("there is no newest editor; scripts/test --bring-browser installs it")
+    server = "newest_server" if newest else "server"
+    address = os.environ.get("MOS_BROWSER_ADDRESS") or request.getfixturevalue(server).address
     done = subprocess.run(
         [node, WEB / script, address, renderer, *os.environ.get("MOS_SHOTS", "").split()],
         capture_output=True,
