@@ -17,11 +17,11 @@ SLIVER = Box(0.51, 0.51, 0.52, 0.52)  # no whole cell
 
 
 def linear_sites(model) -> dict[Site, torch.nn.Module]:
-    """Every linear layer of the transformer."""
+    """Every linear layer of the transformer; not of Anima's adapter, which runs before it."""
     return {
         Site(f"diffusion_model.{path}.weight"): module
         for path, module in model.model.diffusion_model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, torch.nn.Linear) and not path.startswith("llm_adapter.")
     }
 
 
