@@ -11,6 +11,7 @@ in the same run, with time and peak memory. What is not reached in `--seconds` i
 
 import argparse
 import gc
+import itertools
 import json
 import sys
 import time
@@ -20,8 +21,10 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.sd
+import comfy.taesd.taesd
 import torch
-from _models import random_clip, random_sd15, random_sdxl, random_sdxl_clip
+from _models import fill_randomly, random_clip, random_sd15, random_sdxl, random_sdxl_clip
 from _random_concepts import hooked, random_concepts, regions_for
 from _steps import step_times
 
@@ -29,7 +32,9 @@ from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.compose.composer import ComposerSettings, apply_composer
 from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.train.concept import TrainingSet, Wanted, train_concept
 from mix_of_show.mos_core.records import Concepts
+from mix_of_show.mos_core.train.settings import TrainSettings
 
 HALF = torch.float16
 
@@ -158,11 +163,57 @@ def fusion_sdxl(size: Size) -> dict:
     return fusion(size.sdxl(), size(4, 1), size(20, 1), size(1024, 64), 0)
 
 
+def random_vae():
+    """A TAESD of random weights: what trains a concept only asks it for latents."""
+    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
+    fill_randomly(vae.first_stage_model, 2)
+    return vae
+
+
+def training(models: tuple, steps: int, side: int, checkpointing: bool) -> dict:
+    """Seconds of a training step, the first left out, and the peak."""
+    marks: list[float] = []
+    pictures = [
+        torch.rand(side, side, 3, generator=torch.Generator().manual_seed(i)) for i in (1, 2)
+    ]
+    settings = TrainSettings(
+        steps=steps, resolution=side, views=1, rank=8, checkpointing=checkpointing
+    )
+    wanted = Wanted("bench", "<x1> <x2>", "<rand-0.013> <rand-0.013>")
+    shown = TrainingSet(pictures, [], ["photo of a <TOK>"])
+
+    def note(progress, session) -> None:
+        if device().type == "cuda":
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    found = measured(lambda: train_concept(*models, random_vae(), shown, wanted, settings, note))
+    per_step = [after - before for before, after in itertools.pairwise(marks)]
+    return {
+        "side": side,
+        "checkpointing": checkpointing,
+        "seconds_per_step": min(per_step),
+        **found,
+    }
+
+
+def training_sd15(size: Size) -> dict:
+    """Rank 8, batch 2, 512 x 512."""
+    return training(size.sd15(), size(30, 3), size(512, 64), False)
+
+
+def training_sdxl(size: Size) -> dict:
+    """Rank 8, batch 2, 1024 x 1024, blocks computed again in the backward pass."""
+    return training(size.sdxl(), size(10, 3), size(1024, 64), True)
+
+
 SECTIONS: dict[str, Callable[[Size], dict]] = {
     "picture_sd15": picture_sd15,
     "fusion_sd15": fusion_sd15,
     "steps_sdxl": steps_sdxl,
     "fusion_sdxl": fusion_sdxl,
+    "training_sd15": training_sd15,
+    "training_sdxl": training_sdxl,
 }
 
 
