@@ -51,6 +51,7 @@ def arguments():
     parser.add_argument("--shape", default=FindSettings.shape, choices=SHAPES)
     parser.add_argument("--grow", type=float, default=FindSettings.grow)
     parser.add_argument("--spread", type=int, default=FindSettings.spread)
+    parser.add_argument("--adapt", type=float, default=0.0, help="of Composer, in found and boxes")
     parser.add_argument("--width", type=int, help="of the picture; default: the layout's")
     parser.add_argument("--ridge", type=float, default=0.02, help="of the fusion")
     parser.add_argument("--refine-steps", type=int, default=100, help="of the fusion")
@@ -75,7 +76,9 @@ def found(base, question, args, seed: int, template: str):
     )
     latent = {"samples": torch.zeros(1, 4, HEIGHT // 8, question.width // 8)}
     result = find_regions(*base, question.concepts, latent, run, settings, template)
-    model, clip, _, _ = apply_composer(*base, question.concepts, result.regions, ComposerSettings())
+    model, clip, _, _ = apply_composer(
+        *base, question.concepts, result.regions, ComposerSettings(adapt=args.adapt)
+    )
     return (model, encode(clip, question.scene), encode(clip, "")), result.regions
 
 
@@ -95,7 +98,7 @@ def draw(base, vae, question, method, args, seed: int) -> tuple[np.ndarray, obje
         template = "" if method == "found-one" else template_of(question)
         built, regions = found(base, question, args, seed, template)
     elif method == "boxes":
-        built = composer(base, question, args, ComposerSettings())
+        built = composer(base, question, args, ComposerSettings(adapt=args.adapt))
     else:
         build = {"stack": stack, "fused-prompt": fused_prompt}[method]
         built = build(base, question, args, None)

@@ -183,6 +183,16 @@ class ComposerAttention(io.ComfyNode):
                     tooltip="Isolation as in the paper's code: where boxes overlap, the shared "
                     "part sees neither of them.",
                 ),
+                io.Float.Input(
+                    "adapt",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="After this share of the steps each region takes on the silhouette of "
+                    "what was drawn in it, and the background gets the rest back. 0: never.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="Connect this to the sampler."),
@@ -201,6 +211,7 @@ class ComposerAttention(io.ComfyNode):
         guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
         largest_change=LARGEST_CHANGE, background_concept="", picture_layers=BY_AREA,
         placement=False, placement_strength=PLACEMENT, balance=False, published_overlaps=False,
+        adapt=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         terms = GuidanceTerms(
             enhancement * enhancement_strength,
@@ -224,6 +235,7 @@ class ComposerAttention(io.ComfyNode):
             picture_layers,
             placement * placement_strength,
             published_overlaps,
+            adapt,
         )
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)
         tell = teller(cls)

@@ -33,7 +33,7 @@ PATCH_ROOMS = {
     "regional": {"", "host", "text"},
     "train": {"", "host", "text"},
     "fuse": {"", "host", "text"},
-    "compose": {"", "host", "text", "regional"},
+    "compose": {"", "host", "text", "regional", "find"},
     "find": {"", "host", "text"},
 }
 

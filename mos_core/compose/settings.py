@@ -41,7 +41,8 @@ class ComposerSettings:
     each other in self-attention. background: name of a concept for what lies outside all regions,
     or empty. picture_layers: of PICTURE_LAYERS, for transformers. placement: added to the logits of
     a region's own words (placement.py); 0: nothing. published_overlaps: isolation as the public
-    code has it where boxes overlap."""
+    code has it where boxes overlap. adapt: the share of the steps after which silhouettes of what
+    was drawn take the regions' place, 0: never."""
 
     injection: str = "full"
     isolation: bool = True
@@ -50,6 +51,7 @@ class ComposerSettings:
     picture_layers: str = BY_AREA
     placement: float = 0.0
     published_overlaps: bool = False
+    adapt: float = 0.0
 
     @property
     def isolation_mode(self) -> str:

@@ -247,7 +247,7 @@ def test_before_any_sampling_there_is_a_picture_too(unet, clip, loaded, two):
     *_, log = patch(unet, clip, loaded, two)
     maps, losses, report = ComposerMaps.execute(log, {"samples": torch.zeros(1, 4, 8, 8)}).args
     assert maps.shape == losses.shape
-    assert report == "No step has been led yet."
+    assert report == "Nothing has been sampled with this MODEL yet."
 
 
 def test_a_trigger_word_stands_where_its_own_tokens_stand(clip):

@@ -24,6 +24,7 @@ from ..regional.attention import add_regional_attention
 from ..regional.texts import encode_region_texts, word_positions
 from ..text.layerwise_clip import stock_tokenizer, vocabulary_of
 from ..text.layerwise_model import add_layerwise_text
+from .adapt import add_adaptation
 from .checks import check_base
 from .guidance import Guidance, add_guidance
 from .left_over import left_notes
@@ -74,6 +75,8 @@ def apply_composer(
     add_layerwise_text(patched)
     patched = add_regional_attention(patched, drawn, *choices, log.note)
     add_guidance(patched, Guidance(drawn, settings.guidance, log))
+    if settings.adapt > 0:
+        add_adaptation(patched, settings.adapt, log.note)
     return patched, clip, log, (*regions.notes, *notes)
 
 

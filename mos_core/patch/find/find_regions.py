@@ -78,7 +78,7 @@ def find_regions(
     boxes = None
     if before is not None:
         pairs = zip(before.regions, wanted, strict=True)
-        boxes = [_grown(region, grid, settings.grow) for region, mention in pairs if mention]
+        boxes = [grown_cells(region, grid, settings.grow) for region, mention in pairs if mention]
     places = find_places(maps, settings, boxes)
     names = [_name_of(mention, there, concepts) for mention in there]
     if before is None:
@@ -172,7 +172,7 @@ def _mentions_of(
     return found
 
 
-def _grown(region: Region, grid, grow: float) -> torch.Tensor:
+def grown_cells(region: Region, grid, grow: float) -> torch.Tensor:
     """(rows, columns) bool: the region's cells and those around them."""
     inside = (region.weights(*grid) > 0).numpy()
     reach = max(1, round(grow * inside.sum() ** 0.5))

@@ -22,6 +22,7 @@ transformer_options (for blocks that are computed again in a backward pass).
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
@@ -31,6 +32,7 @@ from ...compose.settings import BY_AREA, PICTURE_LAYERS
 from ...errors import ArchitectureError, RegionError
 from ...families import AttentionLayer, family_of
 from ...families.rows import row_counts
+from ...regions.region import Region
 from .cross import RegionalPass
 from .hooks import injected, transformers_of
 from .joint import JointRegions
@@ -113,9 +115,14 @@ class RegionalAttention(RegionalWrappers):
         self.transformers = transformers_of(layers)
 
     def _new_run(self) -> RegionalRun:
-        deltas = Deltas(self.injection)
-        texts = Texts(self.drawn, self.layers, self.width, deltas)
-        places = Places(self.drawn, self.isolation)
+        return self.run_in([one.region for one in self.drawn])
+
+    def run_in(self, regions: Sequence[Region]) -> RegionalRun:
+        """What is computed for a run whose regions lie elsewhere than ours; as many."""
+        drawn = [replace(one, region=own) for one, own in zip(self.drawn, regions, strict=True)]
+        deltas = Deltas(Injection(self.injection.setting, drawn, self.injection.cross))
+        texts = Texts(drawn, self.layers, self.width, deltas)
+        places = Places(drawn, self.isolation)
         return RegionalRun(places, deltas, texts, Missed(len(self.layers)))
 
     def missed_in(self, run: RegionalRun) -> tuple[str, ...]:
@@ -128,7 +135,7 @@ class RegionalAttention(RegionalWrappers):
         run = self.run_of(options)
         unet = executor.class_obj
         recorder, placement = options.get(RECORDER), 0.0
-        if self.placement and recorder is None:
+        if self.placement and not getattr(recorder, "leads", False):
             placement = self.placement * placement_scale(progress_of(options))
         call = RegionalPass(run, self.layers, unet, recorder, placement)
         with ExitStack() as ours:

@@ -24,6 +24,8 @@ class MapRecorder:
     stop: raise LastLayerDone once all layers are there.
     """
 
+    leads = True  # its pass is not one of the picture's own
+
     def __init__(
         self,
         layers: Sequence[int],

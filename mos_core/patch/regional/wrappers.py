@@ -83,3 +83,10 @@ class RegionalWrappers:
     def run_of(self, options) -> Any:
         """What was computed for this sampling run; anew if weights may have changed since."""
         return self.runs[-1] if self.runs and not options.get(HOOKED) else self.new_run()
+
+
+def regional_of(patcher) -> RegionalWrappers | None:
+    """The regions of a model that has some."""
+    for wrapper in patcher.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
+        return wrapper.__self__
+    return None
