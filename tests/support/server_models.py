@@ -10,6 +10,7 @@ from pathlib import Path
 import safetensors.torch
 from PIL import Image
 
+from . import with_comfyui  # noqa: F401 (before what imports ComfyUI)
 from .flux_files import flux_tensors, write_flux, write_flux_lora
 from .golden import CONCEPTS, GOLDEN, read_tensors
 
