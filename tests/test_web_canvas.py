@@ -150,3 +150,9 @@ def test_a_screen_reader_is_told_what_there_is(seen):
 
 def test_the_node_is_never_too_narrow(seen):
     assert seen["smallest"] >= 395
+
+
+def test_a_node_of_an_older_version_grows_once_by_what_is_new(seen):
+    first, second = seen["older"]
+    assert first >= 1000
+    assert second == pytest.approx(first, abs=2)

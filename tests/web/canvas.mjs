@@ -18,7 +18,6 @@ import {
   settled,
   show,
   status,
-  text,
   tool,
   white,
   written,
@@ -248,5 +247,18 @@ await report(async () => {
     await new Promise((resolve) => setTimeout(resolve, 500));
     return document.querySelector(".mos-layout").getBoundingClientRect().width / app.canvas.ds.scale;
   });
-  seen.text = await text();
+
+  // a node of 0.1.0 grows once by what is new
+  seen.older = await page.evaluate(async () => {
+    const sizes = [];
+    const graph = JSON.parse(JSON.stringify(app.graph.serialize()));
+    delete graph.nodes[0].properties.mos_canvas;
+    graph.nodes[0].size = [480, 900];
+    for (const saved of [graph, null]) {
+      const data = saved ?? JSON.parse(JSON.stringify(app.graph.serialize()));
+      await app.loadGraphData(data, true, true);
+      sizes.push(Math.round(app.graph._nodes[0].size[1]));
+    }
+    return sizes;
+  });
 });
