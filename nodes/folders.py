@@ -6,7 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ..mos_core.errors import FileFormatError
+from ..mos_core.errors import FileFormatError, SaveError
+from ..mos_core.formats.saving import resolve_inside
 from ..mos_core.train.folder import list_training_folders
 
 PACK = Path(__file__).resolve().parent.parent
@@ -85,6 +86,17 @@ def fingerprint(kind: str, name: str) -> str:
 def save_folder(kind: str) -> Path:
     """The first folder of a type: where new files go."""
     return Path(folder_paths.get_folder_paths(kind)[0])
+
+
+def can_save(kind: str, prefix: str | None) -> bool | str:
+    """For a node's validate_inputs: whether a result may go there, before anything is made. None:
+    the prefix comes from another node."""
+    try:
+        if prefix is not None:
+            resolve_inside(save_folder(kind), prefix)
+        return True
+    except SaveError as problem:
+        return str(problem)
 
 
 def kept_folder(name: str) -> Path:

@@ -10,7 +10,7 @@ from ..mos_core.fuse.solve import SOLVERS
 from ..mos_core.patch.fuse.concepts import fuse_concepts
 from ..mos_core.patch.fuse.fused import apply_fused
 from ..mos_core.patch.text.notes import tell_of_plain_text
-from .folders import FUSED, fingerprint, kept_folder, list_files, path_of, save_folder
+from .folders import FUSED, can_save, fingerprint, kept_folder, list_files, path_of, save_folder
 from .progress import send_text, teller
 from .schema import CATEGORY, MosConcepts, MosFused, schema
 
@@ -210,6 +210,10 @@ class SaveFused(io.ComfyNode):
             ],
             outputs=[],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return can_save(FUSED, filename_prefix)
 
     @classmethod
     def execute(cls, fused, filename_prefix) -> io.NodeOutput:

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..mos_core.formats.kohya_file import save_kohya
 from ..mos_core.fuse.low_rank import describe_truncation, factorise
-from .folders import save_folder
+from .folders import can_save, save_folder
 from .progress import send_text
 from .schema import CATEGORY, MosFused, schema
 
@@ -42,6 +42,10 @@ class SaveFusedLoRA(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What the truncation loses."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return can_save("loras", filename_prefix)
 
     @classmethod
     def execute(cls, fused, filename_prefix, rank) -> io.NodeOutput:

@@ -9,7 +9,7 @@ from ..mos_core.formats.max_rank import cut_concept
 from ..mos_core.patch.host.miniature import load_miniature
 from ..mos_core.patch.host.read import read_any
 from ..mos_core.records import WeightedConcept
-from .folders import fingerprint, list_concepts, list_files, path_of, save_folder
+from .folders import can_save, fingerprint, list_concepts, list_files, path_of, save_folder
 from .progress import send_text, teller
 from .schema import CATEGORY, MosConcepts, schema
 
@@ -151,6 +151,10 @@ class SaveEDLoRA(io.ComfyNode):
             ],
             outputs=[],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return can_save("loras", filename_prefix)
 
     @classmethod
     def execute(cls, concepts, filename_prefix, format="safetensors") -> io.NodeOutput:

@@ -166,6 +166,7 @@ def test_sums_on_disk_are_the_same_bits_and_damaged_ones_are_taken_again(tmp_pat
     assert torch.equal(again["a.qkv"].matrix, gram.matrix)
     assert torch.equal(again["a.qkv"].sketch, gram.sketch)
     assert again["a.qkv"].rows == 9
+    assert again["a.qkv"].dtype == torch.float64
     assert [file.name for file in path.parent.iterdir()] == ["sums.safetensors"]
     path.write_bytes(path.read_bytes()[:-7])
     assert read_sums(path) is None
@@ -210,3 +211,18 @@ def test_portions_hold_whole_groups_in_order_and_stay_within_the_limit():
         assert [each for portion in made for each in portion] == layers
         assert all(sums_bytes(p) <= limit or len({x.group for x in p}) == 1 for p in made)
     assert portions([], 100) == []
+
+
+def test_sums_that_were_read_stay_when_their_file_is_overwritten_in_place(tmp_path):
+    path, gram = tmp_path / "sums.safetensors", Gram(torch.float32)
+    gram.add(torch.randn(9, 64))
+    write_sums(path, {"a.qkv": gram})
+    again = read_sums(path)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(size // 4)
+        file.write(bytes(size - size // 4))
+    assert again is not None
+    assert torch.equal(again["a.qkv"].matrix, gram.matrix)
+    assert torch.equal(again["a.qkv"].sketch, gram.sketch)
+    assert again["a.qkv"].dtype == torch.float32  # of the products: it decides the cutoff

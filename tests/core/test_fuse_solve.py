@@ -65,10 +65,10 @@ def test_the_exact_solution_is_the_stored_one_and_never_above_lbfgs(tag, number)
 
 
 @pytest.mark.parametrize(("tag", "number"), LAYERS)
-def test_sums_in_float32_lose_less_than_a_thousandth(tag, number):
+def test_sums_of_float32_products_lose_next_to_nothing_without_a_ridge(tag, number):
     rows, change, _, facts = golden_layer(tag, number)
     loss = mse(rows, change, solve_exact(sums_of(rows, change, torch.float32)).delta)
-    assert loss <= facts["mse_lbfgs"] + 1e-3 * facts["mse_before"]
+    assert loss <= facts["mse_exact"] + 1e-4 * facts["mse_before"]
 
 
 @pytest.mark.parametrize(("tag", "number"), LAYERS)
@@ -155,3 +155,20 @@ def test_the_order_of_concepts_does_not_matter():
             sums.add(gram, as_pair(delta))
         solved.append(solve_exact(sums).delta)
     torch.testing.assert_close(*solved, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_directions_that_hardly_vary_are_kept_in_sums_of_float32_products(seed):
+    """A spectrum that falls by a factor of a million: one concept alone comes back all the same."""
+    torch.manual_seed(seed)
+    width = 96
+    spread = torch.logspace(0, -3, width).double()
+    rows = torch.randn(6000, width).double() * spread
+    delta = torch.randn(8, width).double()
+    gram, sums = Gram(torch.float32), LayerSums.empty(8, width, "cpu")
+    for block in rows.split(1000):
+        gram.add(block.float())
+    sums.add(gram, as_pair(delta))
+    solved = solve_exact(sums).delta
+    lost = (rows @ (solved - delta).T).square().mean() / (rows @ delta.T).square().mean()
+    assert lost < 1e-6

@@ -1,5 +1,8 @@
 """Ring 2: a fusion's kept sums, its anchor, its prompts, and its export as an ordinary LoRA."""
 
+from dataclasses import replace
+
+import comfy.sample
 import comfy.sd
 import comfy.utils
 import pytest
@@ -80,6 +83,15 @@ def test_other_settings_another_concept_or_a_patched_model_do_not_get_these_sums
     assert len(list(tmp_path.iterdir())) == files  # off by default
 
 
+def test_what_newer_comfyui_puts_on_a_fresh_clip_does_not_count_as_a_patch(unet, clip):
+    fresh = clip.clone()
+    fresh.patcher.add_object_patch("manual_cast_dtype", torch.float32)
+    assert base_of(unet, fresh) == base_of(unet, clip)
+    patched = clip.clone()
+    patched.patcher.add_object_patch("encode_token_weights", lambda tokens: None)
+    assert base_of(unet, patched) is None
+
+
 def test_an_anchor_keeps_what_the_base_model_does_on_its_prompts(unet, clip, concepts):
     two = tuple(WeightedConcept(concepts[name]) for name in "ab")
     plain = draw_tree(unet, clip)
@@ -93,8 +105,15 @@ def test_an_anchor_keeps_what_the_base_model_does_on_its_prompts(unet, clip, con
     assert errors[2] < errors[1] < errors[0]
 
 
-def test_many_prompts_are_sampled_a_few_at_a_time_and_all_count(unet, clip, concepts):
-    one, ticks = (WeightedConcept(concepts["a"]),), []
+def test_many_prompts_are_sampled_a_few_at_a_time_and_all_count(unet, clip, concepts, monkeypatch):
+    one, ticks, sampled = (WeightedConcept(concepts["a"]),), [], []
+
+    def note(model, noise, cfg, sampler, sigmas, positive, negative, latent, **rest):
+        sampled.append(len(latent))
+        return original(model, noise, cfg, sampler, sigmas, positive, negative, latent, **rest)
+
+    original = comfy.sample.sample_custom
+    monkeypatch.setattr(comfy.sample, "sample_custom", note)
     prompts = (
         "{}",
         "a {}",
@@ -103,7 +122,11 @@ def test_many_prompts_are_sampled_a_few_at_a_time_and_all_count(unet, clip, conc
         "a long line about {} " + "x " * 80,
     )
     settings = FuseSettings(prompts=prompts, ridge=0.001, **QUICK)
-    fuse_concepts(unet, clip, one, settings, lambda done, total: ticks.append((done, total)))
+    every, _ = fuse_concepts(unet, clip, one, settings, lambda *at: ticks.append(at))
+    assert sampled == [4, 1]
+    fewer = replace(settings, prompts=prompts[:-1])
+    without, _ = fuse_concepts(unet, clip, one, fewer, nothing)
+    assert all(not torch.equal(every.unet[m], without.unet[m]) for m in without.unet)
     assert ticks[-1][0] == ticks[-1][1]
     assert [done for done, _ in ticks] == list(range(1, len(ticks) + 1))
 

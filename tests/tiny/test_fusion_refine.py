@@ -133,6 +133,8 @@ def test_cancelling_a_refinement_leaves_everything_as_it_was(unet, clip, concept
     comfy.model_management.unload_all_models()
     before = {k: v.clone() for k, v in unet.model.state_dict().items()}
     asking = [p.requires_grad for p in unet.model.parameters()]
+    modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    training = getattr(comfy.model_management, "in_training", None)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         fuse_concepts(
             unet, clip, two_of(concepts), REFINED, lambda *a: ticks.append(a), on_text=cancel
@@ -143,8 +145,8 @@ def test_cancelling_a_refinement_leaves_everything_as_it_was(unet, clip, concept
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in root.modules())
     assert all(torch.equal(v, before[k]) for k, v in unet.model.state_dict().items())
     assert asking == [p.requires_grad for p in unet.model.parameters()]
-    assert torch.is_inference_mode_enabled()
-    assert not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+    assert modes == (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
+    assert training == getattr(comfy.model_management, "in_training", None)
 
 
 def test_progress_counts_every_step_of_a_refinement(unet, clip, concepts):

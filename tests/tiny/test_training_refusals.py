@@ -10,6 +10,9 @@ from PIL import Image
 
 from mix_of_show.mos_core.errors import FileFormatError, MosError
 from mix_of_show.nodes.folders import list_training, training_path
+from mix_of_show.nodes.fuse import SaveFused
+from mix_of_show.nodes.fuse_export import SaveFusedLoRA
+from mix_of_show.nodes.load import SaveEDLoRA
 from mix_of_show.nodes.train import TrainEDLoRA
 from support.tiny_models import empty_unet
 
@@ -125,3 +128,21 @@ def test_every_listed_folder_can_be_read_links_too(inputs):
 def test_names_that_leave_the_input_folder_are_refused(inputs, name):
     with pytest.raises(FileFormatError, match="there is no folder"):
         training_path(name)
+
+
+# --- where the result goes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", [SaveEDLoRA, SaveFused, SaveFusedLoRA])
+def test_a_name_that_cannot_be_saved_is_refused_before_anything_is_made(
+    node, tmp_path, monkeypatch
+):
+    """ComfyUI asks when the workflow is queued, so no training is done for nothing."""
+    for folder in ("models", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "models" / "linked").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path / "models")])
+    for wrong in ("linked/x", "../x", "", "a:b"):
+        assert isinstance(node.validate_inputs(wrong), str), wrong
+    for right in ("x", "sub/%name%", None):
+        assert node.validate_inputs(right) is True
