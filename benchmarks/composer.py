@@ -46,7 +46,7 @@ def random_concept(number: int, shapes: dict, rank: int) -> WeightedConcept:
         for name, shape in shapes.items()
     }
     tokens = {f"<concept{number}>": torch.zeros(len(SD15.layers), WIDTH)}
-    return WeightedConcept(Concept(f"concept {number}", tokens, {}, factors, "sd15"))
+    return WeightedConcept(Concept.edlora(f"concept {number}", tokens, {}, factors, "sd15"))
 
 
 def boxes(count: int) -> list[Box]:

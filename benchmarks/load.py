@@ -8,11 +8,15 @@ on MODEL and CLIP, encode the prompt, weights merged on the way; against 16 stoc
 prompt in one batch by the already loaded CLIP. The issue allows 1.5.
 Sample: the stock KSampler with our MODEL and wide text; against the stock MODEL and narrow text,
 both already loaded. The issue allows 1.02.
+LoRA (--lora): an ordinary LoRA of the given rank on all linear layers, in float16, of about 200 MB
+at full width and rank 256: read and put on MODEL and CLIP, and until the weights are merged;
+against ComfyUI's Load LoRA. At most 1.2 is wanted.
 Runs of both kinds take turns; a ratio is the median of the ratios of neighbours. On the CPU: one
 thread, and the processor time of this process, so that other programs do not decide the result.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -21,7 +25,9 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
 import comfy.utils
+import safetensors.torch
 import torch
 from _models import random_clip, random_sd15
 
@@ -30,6 +36,7 @@ from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.formats.parts import build_concept
 from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.host.read import read_any
 from mix_of_show.mos_core.records import LowRank, WeightedConcept
 
 RANK, TEXT_WIDTH, TEXT_LAYERS = 4, 768, 12
@@ -44,6 +51,8 @@ def arguments():
     parser.add_argument("--size", type=int, default=192, help="pixels")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=7, help="measured pairs of runs, each kind")
+    parser.add_argument("--lora", action="store_true", help="an ordinary LoRA alone")
+    parser.add_argument("--rank", type=int, default=256, help="of that LoRA")
     parser.add_argument("--dtype", default="fp32", choices=list(DTYPES))
     return parser.parse_args()
 
@@ -108,6 +117,45 @@ def make_concept(model):
     return build_concept("potter", tables, flat(text), flat(unet))
 
 
+def write_lora(model, path: Path, rank: int) -> None:
+    """An ordinary LoRA in kohya's layout, on all linear layers of the UNet."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, module in model.model.diffusion_model.named_modules():
+        if isinstance(module, torch.nn.Linear) and ".transformer_blocks." in name:
+            own = f"lora_unet_{name.replace('.', '_')}"
+            down = torch.randn(rank, module.in_features, generator=generator) * 0.01
+            up = torch.randn(module.out_features, rank, generator=generator) * 0.01
+            tensors |= {f"{own}.lora_down.weight": down.half(), f"{own}.lora_up.weight": up.half()}
+            tensors[f"{own}.alpha"] = torch.tensor(float(rank))
+    safetensors.torch.save_file(tensors, path)
+
+
+def measure_lora(model, clip, path: Path, pairs: int) -> dict:
+    """Reading and applying alone, and with the weights merged."""
+
+    def ours(merged: bool):
+        patched, _ = apply_concepts(model, clip, (WeightedConcept(read_any(path)),))
+        if merged:
+            load(patched)
+
+    def stock(merged: bool):
+        lora = comfy.utils.load_torch_file(str(path), safe_load=True)
+        patched, _ = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+        if merged:
+            load(patched)
+
+    def plain():
+        load(model)
+
+    return {
+        name: compare(
+            functools.partial(ours, merged), functools.partial(stock, merged), pairs, plain, plain
+        )
+        for name, merged in (("read", False), ("merged", True))
+    }
+
+
 def load(*patchers):
     comfy.model_management.load_models_gpu(list(patchers))
 
@@ -163,6 +211,15 @@ def main():
         torch.set_num_threads(1)
     dtype = DTYPES[settings.dtype]
     clip, model = random_clip(dtype), random_sd15(settings.channels, TEXT_WIDTH, dtype)
+    if settings.lora:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "lora.safetensors"
+            write_lora(model, path, settings.rank)
+            result = {"benchmark": "load", "settings": vars(settings), "lora_limit": 1.2}
+            result["lora_mb"] = round(path.stat().st_size / 1e6, 1)
+            result |= measure_lora(model, clip, path, settings.pairs)
+            print(json.dumps({**result, "lora_ratio": result["merged"]["ratio"]}))
+        return
     concept = make_concept(model)
     result = {
         "benchmark": "load",
