@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..mos_core.patch.apply import MODES, apply_concepts
+from ..mos_core.patch.fit_notes import fit_notes
 from ..mos_core.patch.text.notes import tell_of_plain_text
 from .progress import teller
 from .schema import CATEGORY, MosConcepts, schema
@@ -45,8 +46,10 @@ class ApplyConcepts(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, concepts, mode=MODES[0]) -> io.NodeOutput:
         patched = apply_concepts(model, clip, concepts, mode)
+        tell = teller(cls)
+        tell("\n".join(fit_notes(model, clip, concepts)))
         if concepts:  # else these are the inputs themselves
-            tell_of_plain_text(*patched, teller(cls))
+            tell_of_plain_text(*patched, tell)
         return io.NodeOutput(*patched)
 
 

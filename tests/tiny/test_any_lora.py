@@ -10,6 +10,7 @@ import torch
 
 from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.fit_notes import fit_notes
 from mix_of_show.mos_core.patch.host.bind import NO_BIAS, bind
 from mix_of_show.mos_core.patch.host.read import read_any
 from mix_of_show.mos_core.records import WeightedConcept
@@ -238,3 +239,33 @@ def test_a_shape_that_does_not_fit_is_refused_before_anything_is_used(
         with pytest.raises(ArchitectureError, match=message):
             use(unet, clip, load(path, 0.0))
     assert not unet.patches
+
+
+def test_what_of_a_file_does_not_act_is_said_with_counts_and_the_likeliest_reason(
+    unet, clip, tmp_path
+):
+    tensors = both_parts("kohya", "LoRA and bias")
+    tensors |= {
+        f"lora_unet_up_blocks_0_attentions_0_proj_in.{end}": random(2, 2)
+        for end in ("lora_down.weight", "lora_up.weight")
+    }
+    tensors["something.else"] = random(2)
+    chain = load(write(tensors, tmp_path))
+    told = "\n".join(fit_notes(unet, clip, chain))
+    assert "'lora': 1 of 7 layers are not used, lora_unet_up_blocks_0" in told
+    assert "this model has no such layer; it was probably trained on another variant" in told
+    assert "this layer has no bias in this model" in told
+    assert "1 tensors of its file mean nothing" in told
+    assert fit_notes(unet, clip, load(write(both_parts("kohya", "LoRA"), tmp_path))) == ()
+
+
+@pytest.mark.parametrize(("part", "strengths"), [("unet", (0.0, 1.0)), ("text", (1.0, 0.0))])
+def test_a_lora_that_a_strength_switches_off_altogether_is_said(
+    part, strengths, unet, clip, tmp_path
+):
+    text = part == "text"
+    path = write(
+        make_file("kohya", "LoRA", TEXT if text else UNET, COMFY_NAMES, text=text), tmp_path
+    )
+    (note,) = fit_notes(unet, clip, load(path, *strengths))
+    assert f"its strength_{'clip' if text else 'model'} is 0" in note
