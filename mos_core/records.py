@@ -96,19 +96,6 @@ class Concept:
         """Diffusers module name in the UNet -> factors."""
         return self._factors(UNET_PART)
 
-    @property
-    def architecture(self) -> str:
-        return self.family or ""
-
-    @property
-    def layers(self) -> int:
-        """Number of attention layers the embeddings were made for."""
-        return next(iter(self.embeddings.values())).shape[0]
-
-    @property
-    def text_width(self) -> int:
-        return next(iter(self.embeddings.values())).shape[1]
-
     def _factors(self, part: str) -> dict[str, LowRank]:
         return {
             name.removeprefix(part): delta

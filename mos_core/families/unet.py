@@ -43,14 +43,6 @@ class Architecture:
     name: str
     layers: tuple[UNetLayer, ...]
 
-    @property
-    def depth_of(self) -> dict[str, int]:
-        """Diffusers name of each spatial transformer -> number of its transformer blocks."""
-        depths: dict[str, int] = {}
-        for layer in self.layers:
-            depths[layer.diffusers] = max(depths.get(layer.diffusers, 0), layer.depth + 1)
-        return depths
-
 
 def walk_attention_layers(
     num_res_blocks: Sequence[int],
@@ -142,32 +134,6 @@ def architecture_by_layers(count: int) -> Architecture:
         f"an embedding table of {count} rows fits no known architecture ({known} "
         "cross-attention layers)"
     )
-
-
-def architecture_of(unet_config: Mapping) -> Architecture:
-    """The architecture of a ComfyUI UNet, of any width.
-
-    `unet_config` is `model.model.model_config.unet_config`. Raises ArchitectureError for models
-    that are no SD-style UNet (no spatial transformers) or have an unknown set of layers.
-    """
-    layers = layers_of(unet_config)
-    if not layers:
-        raise ArchitectureError(
-            "this MODEL is not a Stable Diffusion UNet with cross-attention blocks; concepts "
-            "need an SD1.5-shaped model"
-        )
-    for architecture in ARCHITECTURES.values():
-        if layers == architecture.layers:
-            return architecture
-    raise ArchitectureError(
-        f"this MODEL has {len(layers)} cross-attention layers in an arrangement that is neither "
-        "SD1.5's nor SDXL's; load the base model that the concept was trained on"
-    )
-
-
-def layer_levels(architecture: Architecture, num_res_blocks: Sequence[int]) -> tuple[int, ...]:
-    """How often the feature map of each layer has been halved: 0 for those at the latent's size."""
-    return tuple(layer.level for layer in architecture.layers)
 
 
 # --- names of single modules -----------------------------------------------------------------

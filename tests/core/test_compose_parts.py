@@ -8,7 +8,7 @@ from mix_of_show.mos_core.compose.log import ComposerLog, GuidedStep
 from mix_of_show.mos_core.compose.picture import COLUMNS, draw_losses, draw_maps
 from mix_of_show.mos_core.compose.report import write_report
 from mix_of_show.mos_core.errors import ConceptTokenError, RegionError
-from mix_of_show.mos_core.families.unet import SD15, SDXL, layer_levels
+from mix_of_show.mos_core.families.unet import SD15, SDXL
 from mix_of_show.mos_core.records import Concept, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 
@@ -84,8 +84,9 @@ def test_a_token_inside_of_another_is_not_taken_for_it():
 
 
 def test_the_layers_of_sd15_and_sdxl_stand_on_their_levels():
-    assert layer_levels(SD15, [2, 2, 2, 2]) == (0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0)
-    levels = layer_levels(SDXL, [2, 2, 2])
+    levels = tuple(layer.level for layer in SD15.layers)
+    assert levels == (0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0)
+    levels = tuple(layer.level for layer in SDXL.layers)
     assert (levels[:4], levels[4:24], set(levels[24:64])) == ((1,) * 4, (2,) * 20, {2})
     assert levels[64:] == (1,) * 6
 

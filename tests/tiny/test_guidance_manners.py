@@ -15,7 +15,7 @@ from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.errors import SamplerError
-from mix_of_show.mos_core.families.unet import SD15, layer_levels
+from mix_of_show.mos_core.families.unet import SD15
 from mix_of_show.mos_core.patch.compose import guided_run
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
@@ -31,7 +31,7 @@ from support.golden_composer import golden_regions
 from support.sampling import describe, fingerprint, some_picture, tiny_controlnet, tiny_t2i_adapter
 
 SIZE = (16, 32)
-LEVELS = layer_levels(SD15, [2, 2, 2, 2])
+LEVELS = tuple(layer.level for layer in SD15.layers)
 REFUSED = {"dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2"}
 STRONG = {"step_size": 40.0, "largest_change": 0.0, "resolution": "1/16"}
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import nodes
 from mix_of_show.mos_core.errors import ConceptTokenError
-from mix_of_show.mos_core.families.unet import comfy_text_key
 from mix_of_show.mos_core.patch.apply import apply_concepts, apply_to_clip
-from mix_of_show.mos_core.patch.host.weights import add_deltas
+from mix_of_show.mos_core.patch.host.bind import match_names
+from mix_of_show.mos_core.patch.host.weights import merge_named
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.text.layerwise import expand_layers, layer_mean, split_layers, widen
 from mix_of_show.mos_core.text.tokenizer import ConceptTokenizer, concept_table
@@ -56,7 +56,8 @@ def knowing(clip, entry):
 def merged(clip, concepts):
     """The stock CLIP with the same weights, but without concept tokens."""
     stock = clip.clone()
-    add_deltas(stock.patcher, concepts["a"].text, comfy_text_key, 0.8, "a")
+    matched = match_names(None, clip, concepts["a"])
+    merge_named(stock.patcher, concepts["a"], matched.text, 0.8)
     return stock
 
 

@@ -14,7 +14,7 @@ from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, progress, step_sizes, update_scale
 from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
-from ...families.unet import architecture_of, layer_levels
+from ...families import family_of
 from ..regional.map_recorder import MapRecorder
 from .conditional_pass import maps_recorded
 
@@ -74,7 +74,7 @@ class GuidedRun:
         level = RESOLUTIONS[self.settings.resolution]
         if level is None:
             level = choose_level(self.regions, grids, PUBLISHED_LEVEL, LEAST_CELLS)
-        levels = layer_levels(architecture_of(config), blocks)
+        levels = layer_levels(config)
         if level not in levels:
             wanted = level
             level = min(set(levels), key=lambda known: (abs(known - wanted), known))
@@ -253,3 +253,8 @@ class GuidedRun:
         for region, part in parts.items():
             values[region] = getattr(part, name)[0].detach().to(values.device)
         return values
+
+
+def layer_levels(unet_config) -> tuple[int, ...]:
+    """How often the feature map of each layer has been halved: 0 for those at the latent's size."""
+    return tuple(layer.level for layer in family_of(unet_config)[1])

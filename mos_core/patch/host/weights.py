@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import comfy.lora
 import comfy.utils
@@ -10,7 +10,7 @@ import torch
 
 from ...adapters import BIAS, Adapter
 from ...adapters.ends import DIFF
-from ...deltas import Delta, LowRank, Whole
+from ...deltas import Delta
 from ...errors import ArchitectureError
 from ...records import Concept, Site
 from .based import OwnAdapter, reads_itself, tensors_of
@@ -86,45 +86,3 @@ def as_weight(patcher, key: str, matrix: torch.Tensor) -> torch.Tensor:
     """(out, in) in the shape of a weight: (out, in, 1, 1) for a convolution."""
     module = comfy.utils.get_attr(patcher.model, key.removesuffix(".weight"))
     return matrix.reshape(matrix.shape[0], -1, *getattr(module, "kernel_size", ()))
-
-
-# --- by a table of names, for rooms that have no sites yet ---------------------------------------
-
-
-def check_fit(patcher, key: str | None, shape: tuple[int, ...], module: str, owner: str) -> None:
-    """As check_site, by the weight's key and the delta's shape."""
-    meta = Whole(torch.empty(shape, device="meta"))
-    check_site(patcher, Site(key or ""), meta, module, owner)
-
-
-def add_deltas(
-    patcher,
-    factors: Mapping[str, LowRank],
-    comfy_key: Callable[[str], str | None],
-    strength: float,
-    concept_name: str,
-) -> None:
-    """Adds `strength * up @ down` to the weights of `patcher` (a ModelPatcher clone of ours).
-
-    comfy_key: diffusers module name -> key in the patcher's state dict. Strength 0 adds nothing,
-    so that the model stays the base model bit for bit. Raises ArchitectureError if a module is
-    missing or has another shape.
-    """
-    keys = {module: comfy_key(module) for module in factors}
-    for module, pair in factors.items():
-        check_site(patcher, Site(keys[module] or ""), pair, module, concept_name)
-    if strength and factors:
-        add_patches(patcher, patches_of(patcher, factors, keys), strength, concept_name)
-
-
-def add_full_deltas(
-    patcher, deltas: Mapping[str, torch.Tensor], comfy_key: Callable[[str], str | None], owner: str
-) -> None:
-    """Adds whole-weight deltas, (out, in) or (out, in, 1, 1), as add_deltas does factors."""
-    keys = {module: comfy_key(module) for module in deltas}
-    patches = {}
-    for module, delta in deltas.items():
-        check_fit(patcher, keys[module], tuple(delta.shape[:2]), module, owner)
-        patches[keys[module]] = ("diff", (as_weight(patcher, keys[module] or "", delta),))
-    if patches and len(patcher.add_patches(patches)) != len(patches):
-        raise ArchitectureError(f"some layers that {owner} changes are missing in this model")
