@@ -150,4 +150,4 @@ def test_the_report_says_how_far_it_went_and_every_note_once():
     assert "loss 10.00 -> 8.00" in report
     assert report.count("A note.") == 1
     log.begin(5)
-    assert write_report(log) == "No step has been led yet."
+    assert write_report(log) == "None of 5 steps was led."
