@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .things import WORTH, find_things, splits_of
 
-ORDER = 0.02  # of a concept's mass: decides where the maps do not, by the order of the words
+ORDER = 0.06  # of a concept's mass: decides where the maps do not, by the order of the words
 PLACE = 0.3  # what it is worth to have a place at all: of two in one piece, each gets a part
 REPULSION = 0.15  # how much of a place counts against it where others' maps are stronger
 
