@@ -12,8 +12,12 @@ from comfy_extras.nodes_custom_sampler import (
     SamplerCustomAdvanced,
 )
 
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
+from mix_of_show.mos_core.compose.settings import ComposerSettings, GuidanceSettings
 from mix_of_show.mos_core.deltas import LowRank
 from mix_of_show.mos_core.errors import RegionError
+from mix_of_show.mos_core.families import FAMILIES
+from mix_of_show.mos_core.patch.compose.transformer import reference_notes, transformer_notes
 from mix_of_show.mos_core.records import Concept, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.nodes.apply import ApplyConcepts
@@ -142,6 +146,23 @@ def test_the_report_tells_what_does_not_apply(loaded, monkeypatch, choice):
         model, clip, (), layout(Region("a cat", box=LEFT)), guidance_steps=0, reinitialise=False
     )
     assert "UNets" not in told[0]
+
+
+def test_what_a_family_has_no_use_for_is_told():
+    drawn = (Drawn(Region("a cat", box=LEFT, reference="1"), RegionText(None, None)),)
+    quiet = GuidanceSettings(steps=0, reinitialise=False)
+    for family in FAMILIES:
+        references = family.sequence is not None and family.sequence.references
+        assert bool(reference_notes(family, drawn)) is not references
+        if family.sequence is None:
+            continue
+        told = transformer_notes(family, drawn, ComposerSettings(guidance=quiet))
+        assert told == ()
+        asked = ComposerSettings(guidance=quiet, placement=2.5, adapt=0.3)
+        told = "\n".join(transformer_notes(family, drawn, asked))
+        assert f"on {family.title} the regions stay as they are drawn" in told
+        joint = "joint" in family.sequence.attention.values()
+        assert ("placement is not used" in told) is not joint
 
 
 def test_regional_attention_and_the_regional_sampler_draw_prompts_in_their_regions(loaded):

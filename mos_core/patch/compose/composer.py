@@ -28,7 +28,7 @@ from .adapt import add_adaptation
 from .checks import check_base
 from .guidance import Guidance, add_guidance
 from .left_over import left_notes
-from .transformer import transformer_notes
+from .transformer import reference_notes, transformer_notes
 
 
 def apply_composer(
@@ -62,12 +62,10 @@ def apply_composer(
         settings.placement,
     )
     family, _ = family_of(model.model.model_config.unet_config)
-    notes = (*notes, *left_notes(family, drawn))
+    notes = (*notes, *left_notes(family, drawn), *reference_notes(family, drawn))
     if family.sequence is not None:
         patched = add_regional_attention(model, drawn, *choices, log.note)
-        told = transformer_notes(
-            family, drawn, settings.injection, settings.guidance, settings.picture_layers
-        )
+        told = transformer_notes(family, drawn, settings)
         return patched, clip, log, (*regions.notes, *notes, *told)
     if settings.guidance.updates:
         model = clone_for_gradients(model)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from ...compose.drawn import Drawn
-from ...compose.settings import ALL, BY_AREA, SKIP, GuidanceSettings
+from ...compose.settings import ALL, BY_AREA, SKIP, ComposerSettings
 from ...families import Family
-from ...families.family import SAMPLE
+from ...families.family import JOINT, SAMPLE
 
 ACTS = {
     BY_AREA: "act by the region's share of the picture",
@@ -15,24 +15,29 @@ ACTS = {
 
 
 def transformer_notes(
-    family: Family,
-    drawn: Sequence[Drawn],
-    injection: str,
-    guidance: GuidanceSettings,
-    picture_layers: str,
+    family: Family, drawn: Sequence[Drawn], settings: ComposerSettings
 ) -> tuple[str, ...]:
-    """Sentences; guidance and picture_layers as chosen."""
+    """Sentences on what was chosen and has no effect, or acts in another way."""
+    assert family.sequence is not None
     notes = []
-    if injection != "full":
+    if settings.injection != "full":
         notes.append(
-            f"Injection '{injection}' is for UNets; on {family.title} every layer of a LoRA acts "
-            "in its region."
+            f"Injection '{settings.injection}' is for UNets; on {family.title} every layer of a "
+            "LoRA acts in its region."
         )
-    if guidance.updates or guidance.reinitialise:
+    if settings.guidance.updates or settings.guidance.reinitialise:
         notes.append(
             "Enhancement, fill, restriction and re-initialisation lead the latent of UNets; on "
             f"{family.title} they are not used."
         )
+    if settings.adapt:
+        notes.append(f"adapt is for UNets; on {family.title} the regions stay as they are drawn.")
+    if settings.placement and JOINT not in family.sequence.attention.values():
+        notes.append(
+            "Placement needs text and picture in one attention; on "
+            f"{family.title} a region reads its own text alone, and placement is not used."
+        )
+    choice = settings.picture_layers
     concepts = {id(one.concept): one.concept for one in drawn if one.concept is not None}
     for bound in concepts.values():
         roles = [family.role(site.path) for site in bound.model]
@@ -40,7 +45,7 @@ def transformer_notes(
         if whole:
             notes.append(
                 f"{whole} of the {len(roles)} layers of '{bound.concept.name}' see the picture as "
-                f"a whole; they {ACTS[picture_layers]} (picture_layers: {picture_layers})."
+                f"a whole; they {ACTS[choice]} (picture_layers: {choice})."
             )
         if None in roles:
             notes.append(
@@ -48,3 +53,15 @@ def transformer_notes(
                 "come to the regions, and are not used."
             )
     return tuple(notes)
+
+
+def reference_notes(family: Family, drawn: Sequence[Drawn]) -> tuple[str, ...]:
+    """Regions that name a reference picture on a model that knows none."""
+    if family.sequence is not None and family.sequence.references:
+        return ()
+    return tuple(
+        f"The region '{one.region.name}' names the reference picture '{one.region.reference}'; "
+        f"{family.title} has no reference pictures, and it means nothing there."
+        for one in drawn
+        if one.region.reference is not None
+    )
