@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from mix_of_show.mos_core.adapters import Adapter, split_name
-from mix_of_show.mos_core.errors import FileFormatError
+from mix_of_show.mos_core.errors import FileFormatError, SaveError
 from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.formats.concept_file import read_words
 from mix_of_show.mos_core.formats.lora_file import check_shapes
@@ -354,3 +354,10 @@ def test_a_saved_inversion_of_two_encoders_is_read_again(tmp_path):
 def test_the_header_alone_tells_the_shapes(tmp_path):
     shapes = {name: tuple(t.shape) for name, t in pair().items()}
     assert check_shapes("x", shapes).family == "sd15"
+
+
+def test_an_ordinary_lora_is_not_written_as_the_papers_file(tmp_path):
+    concept = read(pair(), tmp_path)
+    with pytest.raises(SaveError, match=r"not an ED-LoRA .* save it as safetensors"):
+        save_concept(concept, tmp_path, "saved", "reference pth")
+    assert [p.name for p in tmp_path.iterdir()] == ["knight.safetensors"]
