@@ -10,6 +10,7 @@ from ..mos_core.errors import FileFormatError, SaveError
 from ..mos_core.formats.saving import resolve_inside
 from ..mos_core.train.folder import list_training_folders
 
+LOG = logging.getLogger("mix_of_show")
 PACK = Path(__file__).resolve().parent.parent
 FUSED = "mix_of_show"  # our folder type: fusions, models/mix_of_show
 DEMO = "demo: "  # prefix of the names of what ships with the pack
@@ -54,7 +55,7 @@ def list_concepts() -> list[str]:
 def is_listable(name: str) -> bool:
     """Whether a file's name may stand in a list: the editor's drop-downs take names for HTML."""
     if "<" in name:
-        logging.warning("[Mix-of-Show] '%s' is not listed: take the '<' out of its name", name)
+        LOG.warning("'%s' is not listed: take the '<' out of its name", name)
         return False
     return True
 
