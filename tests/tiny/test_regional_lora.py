@@ -12,6 +12,9 @@ from mix_of_show.mos_core.patch.compose.composer import (
     apply_composer,
     draw_regions,
 )
+from mix_of_show.mos_core.patch.fuse.layers import unfused_notes
+from mix_of_show.mos_core.patch.fuse.sources import Source
+from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.patch.host.read import read_any
 from mix_of_show.mos_core.patch.regional.hooks import injected
 from mix_of_show.mos_core.patch.regional.missed import Missed
@@ -116,3 +119,12 @@ def test_what_cannot_act_in_a_region_is_named(unet, clip, tmp_path):
     told = "\n".join(notes)
     assert norm in told
     assert "lora_unet_time_embedding_linear_1" in told or "time_embed" in told
+
+
+def test_what_fusion_leaves_out_is_named(unet, clip, tmp_path):
+    norm = "lora_unet_mid_block_attentions_0_transformer_blocks_0_norm1"
+    file = {**everything("LoRA"), f"{norm}.w_norm": random(32), f"{norm}.b_norm": random(32)}
+    bound = bind(unet, clip, load(write(file, tmp_path))[0])
+    notes = unfused_notes([Source(bound, (), (), (), 0)])
+    assert notes[0].startswith("not fused of 'lora': 2 convolutions larger than one cell")
+    assert any(norm in note for note in notes)

@@ -19,7 +19,7 @@ from ...records import Concepts, Fused, Site
 from .coders import Coders
 from .fused import fingerprint
 from .kept_sums import base_of
-from .layers import fused_layers
+from .layers import fused_layers, unfused_notes
 from .names import name_of
 from .plan import Plan, check_models
 from .refine import refine_deltas
@@ -84,7 +84,8 @@ def fuse_concepts(
         fingerprint(model, clip, text, deltas),
         facts,
     )
-    return fused, describe_fusion(reports, work.seconds, names, refined)
+    report = describe_fusion(reports, work.seconds, names, refined)
+    return fused, "\n".join((report, *unfused_notes(sources)))
 
 
 def as_stored(

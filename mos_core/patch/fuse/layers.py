@@ -71,3 +71,18 @@ def check_fusible(source: Source) -> None:
                     f"'{source.name}' changes the bias of '{site.path}', which gradient fusion "
                     "cannot fuse; use it with Composer Attention, or apply it without fusing"
                 )
+
+
+def unfused_notes(sources: Sequence[Source]) -> tuple[str, ...]:
+    """What of the concepts' files is not in the fusion, for its report."""
+    notes = []
+    for source in sources:
+        if source.bound.maps:
+            notes.append(
+                f"not fused of '{source.name}': {len(source.bound.maps)} convolutions larger than "
+                "one cell; with Composer Attention they act"
+            )
+        for why in dict.fromkeys(source.bound.left.values()):
+            names = [name for name, reason in source.bound.left.items() if reason == why]
+            notes.append(f"not fused of '{source.name}': {len(names)}, first {names[0]} ({why})")
+    return tuple(notes)
