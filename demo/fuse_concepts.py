@@ -9,7 +9,7 @@ the saved fusion, in fp16, as `<out>/three_concepts.safetensors`.
 import argparse
 from pathlib import Path
 
-from run_workflow import DEMO, read_changes, running
+from run_workflow import DEMO, keep_half, read_changes, running
 
 from lib.problem import run_script
 
@@ -21,16 +21,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path, default=DEMO / "models" / "fused")
     return parser.parse_args()
-
-
-def keep_half(saved: Path, kept: Path) -> None:
-    """Copies a fusion in fp16, as the checkpoint beside it; on a CPU it is made in fp32."""
-    import safetensors
-    from safetensors.torch import save_file
-
-    with safetensors.safe_open(saved, framework="pt") as file:
-        tensors = {name: file.get_tensor(name).half() for name in file.keys()}
-        save_file(tensors, kept, file.metadata())
 
 
 def main() -> int:

@@ -54,6 +54,16 @@ def running(script: str, workflow: str) -> Iterator[Run]:
         yield Run(server, Path(base), workflow)
 
 
+def keep_half(saved: Path, kept: Path) -> None:
+    """Copies what a node saved in fp16, as the checkpoint beside it; on a CPU it is fp32."""
+    import safetensors
+    from safetensors.torch import save_file
+
+    with safetensors.safe_open(saved, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).half() for name in file.keys()}
+        save_file(tensors, kept, file.metadata())
+
+
 def read_changes(pairs: list[str]) -> dict:
     """["steps=300", "layers=attention"] -> inputs and their values, JSON where it is JSON."""
     changes = {}

@@ -9,10 +9,9 @@ server and keeps the saved concepts as `<out>/<name>.safetensors`.
 import argparse
 import json
 import os
-import shutil
 from pathlib import Path
 
-from run_workflow import DEMO, Problem, read_changes, running
+from run_workflow import DEMO, Problem, keep_half, read_changes, running
 
 from lib.problem import run_script
 
@@ -59,7 +58,7 @@ def main() -> int:
             except Problem as problem:
                 raise Problem(f"{name}: {problem}") from None
             found = (run.models / "loras").rglob(f"{name}_*.safetensors")
-            shutil.copyfile(max(found, key=os.path.getmtime), arguments.out / f"{name}.safetensors")
+            keep_half(max(found, key=os.path.getmtime), arguments.out / f"{name}.safetensors")
             print(f"{name}: {seconds:.0f} s", flush=True)
     return 0
 
