@@ -105,6 +105,8 @@ def redrawing(path: str, device: str):
 
 
 class DecoderTraining(Training):
+    halves = ("taesd_decoder",)
+
     def prepare(self) -> None:
         args, sprites = self.args, read_sprites(self.args.sprites)
         redraw = redrawing(args.start, self.device)
@@ -120,9 +122,6 @@ class DecoderTraining(Training):
         both = (self.measured, self.pictures)
         torch.save([t for pictures in both for t in (pictures.latents, pictures.redrawn)], kept)
         logging.info("%d pictures encoded", len(self.pictures.latents))
-
-    def is_trained(self, name: str) -> bool:
-        return super().is_trained(name) and "decoder" in name
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         z, pixels = self.pictures.windows(self.args.batch)

@@ -24,7 +24,7 @@ from muon import optimizers_for
 from safetensors.torch import save_file
 from schedule import rate_at
 from start_comfy import start_comfy
-from vae import IDLE, decode, encode, new_vae, read_vae, wake
+from vae import HALVES, IDLE, decode, encode, new_vae, read_vae, wake
 
 SECONDS_TO_SAVE = 180
 MEASURED = 5  # every so manieth save
@@ -95,9 +95,11 @@ def psnr(vae, crops: torch.Tensor, device: str) -> float:
 class Training:
     """What the processes share: weights, pictures, counts; each has its own optimizer."""
 
+    halves = HALVES  # of the VAE, that are trained
+
     def __init__(self, args: argparse.Namespace, vae: torch.nn.Module):
         self.args, self.device = args, "cuda" if torch.cuda.is_available() else "cpu"
-        wake(vae)
+        wake(vae, self.halves)
         self.vae = vae.to(self.device, memory_format=torch.channels_last)
         self.prepare()
         self.trained = [p for n, p in self.vae.named_parameters() if self.is_trained(n)]
@@ -115,7 +117,7 @@ class Training:
         self.held_out = make_crops(sprites, 500, args.crop, args.size, HELD_OUT, centred=1.0)
 
     def is_trained(self, name: str) -> bool:
-        return not name.startswith((*IDLE, "vae_"))
+        return name.startswith(self.halves) and not name.startswith(IDLE)
 
     def resume(self, state: dict) -> None:
         for p, a, new, average in zip(

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 # ComfyUI's latent formats give the model (latent - shift) * scale; the VAE does the opposite, so
 # that the model sees what the encoder gives.
 SCALES = {4: (0.18215, 0.0), 16: (0.3611, 0.1159)}
+HALVES = ("taesd_encoder", "taesd_decoder")
 IDLE = ("taesd_encoder.1.",)  # a mere ReLU: a quarter of the time for next to nothing
 
 
@@ -42,10 +43,10 @@ def read_vae(path: str) -> torch.nn.Module:
     return vae
 
 
-def wake(vae: torch.nn.Module) -> None:
+def wake(vae: torch.nn.Module, halves: tuple[str, ...] = HALVES) -> None:
     """Blocks that are all zeros (and not IDLE) get weights to learn from; they compute the same."""
-    for half, name in ((vae.taesd_encoder, "taesd_encoder"), (vae.taesd_decoder, "taesd_decoder")):
-        for i, block in enumerate(half):
+    for name in halves:
+        for i, block in enumerate(getattr(vae, name)):
             if not hasattr(block, "conv") or f"{name}.{i}." in IDLE:
                 continue
             if not any(bool(p.any()) for p in block.conv.parameters()):
