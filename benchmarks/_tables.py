@@ -16,7 +16,7 @@ REGION_ROWS = {  # method of regions_identity -> what the page calls it
     "fused-prompt": "one fusion of all eight concepts, that prompt",
     "fused": "that fusion, Regional Sampler",
     "hooks": "ComfyUI's masked LoRA hooks: a pass of the model for each concept",
-    "composer": "**Composer Attention Patch** as it comes",
+    "composer": "**Composer: Regional LoRA** as it comes",
     "composer-no-guidance": "... without guidance and re-initialisation",
     "composer-no-reinit": "... without re-initialisation",
     "composer-no-isolation": "... without isolation",
