@@ -19,16 +19,18 @@ import comfy.model_management
 import torch
 from _live_bytes import LiveBytes
 
+from mix_of_show.mos_core.families.family import OTHERS
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.fuse.solve import (
     LBFGS_HISTORY,
     LBFGS_STEPS_SPATIAL,
+    SolveOptions,
     solve_exact,
     solve_lbfgs,
 )
-from mix_of_show.mos_core.fuse.stage import Stage
+from mix_of_show.mos_core.fuse.stage import Layer, StageSums
 from mix_of_show.mos_core.fuse.sums import Gram, LayerSums
-from mix_of_show.mos_core.records import LowRank
+from mix_of_show.mos_core.records import LowRank, Site
 
 STEPS = 20
 PIXELS = {320: 64 * 64, 640: 32 * 32, 1280: 16 * 16}  # of the feature maps at 512 px, by columns
@@ -100,20 +102,20 @@ def collect(rows, pairs, columns: int, device) -> LayerSums:
 
 def peak_bytes(columns: int, concepts: int, device) -> int:
     """Of collecting and solving to_q, to_k and to_v of one self-attention, rows not counted."""
-    block = "mid_block.attentions.0.transformer_blocks.0.attn1"
-    modules = [f"{block}.to_{name}" for name in "qkv"]
+    shape = columns, columns
+    layers = [Layer(Site(f"to_{name}.weight"), "qkv", shape, OTHERS) for name in "qkv"]
     rows = torch.randn(columns, columns, device=device)
     down, up = (torch.randn(shape, device=device) for shape in ((4, columns), (columns, 4)))
-    factors = dict.fromkeys(modules, LowRank(down, up))
+    deltas = {layer.site: LowRank(down, up) for layer in layers}
     with LiveBytes() as memory:
-        stage = Stage(modules, torch.float32, spatial=True)
+        stage = StageSums(layers, torch.float32)
         for _ in range(concepts):
             grams = stage.new_grams()
             for gram in grams.values():
                 gram.add(rows)
-            stage.add_concept(grams, factors, 1.0, dict.fromkeys(modules, (columns, columns)))
-        for module in modules:
-            stage.solve(module, FuseSettings(ridge=0.02))
+            stage.add_concept(grams, deltas)
+        for layer in layers:
+            stage.solve(layer, FuseSettings(ridge=0.02))
     return memory.peak
 
 
@@ -140,8 +142,9 @@ def main() -> None:
             return (sum(errors) / len(errors)).item()
 
         sums, summing = clocked(lambda: collect(rows, pairs, columns, device))  # noqa: B023
-        exact, solving = clocked(lambda: solve_exact(sums, args.ridge))  # noqa: B023
-        on_sums, sums_seconds = clocked(lambda: solve_lbfgs(sums, LBFGS_STEPS_SPATIAL))  # noqa: B023
+        options = SolveOptions(args.ridge, LBFGS_STEPS_SPATIAL)
+        exact, solving = clocked(lambda: solve_exact(sums, (), options).delta)  # noqa: B023
+        on_sums, sums_seconds = clocked(lambda: solve_lbfgs(sums, (), options).delta)  # noqa: B023
         published, seconds = clocked(lambda: published_lbfgs(rows, targets, columns))  # noqa: B023
         layers.append(
             {
