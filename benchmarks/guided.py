@@ -21,7 +21,6 @@ from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import RESOLUTIONS, GuidanceSettings
 from mix_of_show.mos_core.families.unet import SD15
-from mix_of_show.mos_core.patch.compose import guided_run
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
 from mix_of_show.mos_core.patch.train.targets import unet_targets
 from mix_of_show.mos_core.regions.region import Region, Regions
@@ -33,26 +32,12 @@ def guided(model, count: int, size: int, maps: str, name: str):
     regions = Regions(size, size, tuple(Region(str(b), box=b) for b in boxes(count)))
     text = RegionText(None, None)
     drawn = [Drawn(region, text, None, (1, 2)) for region in regions.regions]
-    settings = GuidanceSettings(resolution=maps, reinitialise=False)
+    settings = GuidanceSettings(
+        resolution=maps, reinitialise=False, save_memory=name == "recomputed"
+    )
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
-    add_guidance(led, NamedGuidance(drawn, settings, log, name))
+    add_guidance(led, Guidance(drawn, settings, log))
     return led
-
-
-class NamedGuidance(Guidance):
-    """Guidance that says whether it recomputes."""
-
-    def __init__(self, *args):
-        *args, self.name = args
-        super().__init__(*args)
-
-    def __call__(self, *args, **kwargs):
-        own = guided_run.GuidedRun._is_short
-        guided_run.GuidedRun._is_short = lambda *a: self.name == "recomputed"
-        try:
-            return super().__call__(*args, **kwargs)
-        finally:
-            guided_run.GuidedRun._is_short = own
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ LEAST_CELLS = 16  # "auto" looks at finer maps while a region has fewer cells th
 class GuidanceSettings:
     """terms: the loss. step_size: of the first update, latents of unit variance. steps: at most so
     many guided steps. resolution: of the attention maps, a key of RESOLUTIONS. reinitialise: before
-    the first step. largest_change: of a step (schedule.LARGEST_CHANGE); 0 is no limit."""
+    the first step. largest_change: of a step (schedule.LARGEST_CHANGE); 0 is no limit. save_memory:
+    compute blocks again in the backward pass; None: where memory is short."""
 
     terms: GuidanceTerms = field(default_factory=GuidanceTerms)
     step_size: float = STEP_SIZE
@@ -24,6 +25,7 @@ class GuidanceSettings:
     resolution: str = "auto"
     reinitialise: bool = True
     largest_change: float = LARGEST_CHANGE
+    save_memory: bool | None = None
 
     @property
     def updates(self) -> bool:

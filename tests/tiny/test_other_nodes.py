@@ -22,7 +22,9 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 
 import nodes
+from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.compose.isolation import cell_members, isolate, isolation_bias
+from mix_of_show.mos_core.errors import RegionError
 from mix_of_show.mos_core.patch.regional import hooks
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
 from mix_of_show.mos_core.patch.regional.missed import in_steps
@@ -266,7 +268,7 @@ def test_a_report_on_nothing_led_says_so_and_why(unet, clip, concepts):
     tiled = HyperTile.execute(unet, 64, 2, 2, False)[0]
     model, text, log = composed(tiled, clip, concepts)
     before = ComposerMaps.execute(log, {})[2]
-    assert "Nothing has been sampled" in before
+    assert before == "Nothing has been sampled with this MODEL yet."
     ksample(model, text, 2, size=(32, 64))
     report = ComposerMaps.execute(log, {})[2]
     assert "None of 2 steps was led" in report
@@ -413,3 +415,26 @@ def test_a_compiled_model_runs_the_regions_exactly_and_is_compiled_afterwards(
     assert torch.equal(ksample(model, text, steps=1), expected)
     assert torch.equal(ksample(compiled, clip, steps=1), plain)
     assert len(traced) == count
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_texts_that_change_in_the_middle_of_a_sampling_change_in_the_regions(batched, unet, clip):
+    def two_times(first, second):
+        (early,) = nodes.ConditioningSetTimestepRange().set_range(encode(clip, first), 0.0, 0.5)
+        (late,) = nodes.ConditioningSetTimestepRange().set_range(encode(clip, second), 0.5, 1.0)
+        return [*early, *late]
+
+    text = RegionText(two_times(P, "a lake"), encode(clip, N))
+    model = add_regional_attention(unet, [Drawn(Region("", box=WHOLE), text)])
+    options = {"steps": 4, "batch": 2 if batched else 1}
+    found = sample(model, encode(clip, G), encode(clip, GN), **options)
+    plain = sample(unet, two_times(P, "a lake"), encode(clip, N), **options)
+    assert relative_error(found, plain) <= TOLERANCE
+
+
+def test_texts_of_lengths_that_have_no_small_multiple_are_refused(unet, clip):
+    odd = torch.zeros(1, 128, 32)
+    one = Region(P, box=WHOLE)  # without a negative prompt of its own
+    model = add_regional_attention(unet, draw_prompts(clip, Regions(128, 128, (one,))))
+    with pytest.raises(RegionError, match=r"77.*128|128.*77"):
+        sample(model, [[odd, {}]], [[odd, {}]], steps=1)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import comfy.model_management
 import torch
@@ -14,15 +14,19 @@ from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, progress, step_sizes, update_scale
 from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
-from ...families import family_of
+from ...families import AttentionLayer, family_of
+from ...families.rows import BLOCKS
 from ..regional.map_recorder import MapRecorder
 from .conditional_pass import maps_recorded
 
 FIRST_SCALE = 2.0**10  # of the loss in half precision, so that small gradients do not vanish
 SMALLER = 2.0**5  # it is divided by this while gradients overflow
-# Bytes that a pass keeps for its backward: of SD1.5 in half precision up to the last layer of 1/32,
-# per cell of the latent and per pair of cells, measured; wider or finer is in proportion.
-BYTES_PER_CELL, BYTES_PER_PAIR, CHANNELS = 72e3, 34.0, 320
+# Bytes that a pass keeps for its backward, in half precision up to the last layer of 1/32: per cell
+# of the latent and per pair of cells. SD1.5 measured; SDXL from the shapes of its full-size layers
+# and the maps of those that are chosen. Wider or finer is in proportion.
+BYTES = {"sd15": (72e3, 34.0), "sdxl": (244e3, 2.0)}
+CHANNELS = 320
+MOST_LAYERS = 8  # of one resolution: of more, one block of each spatial transformer
 NO_PROMPT = "no positive prompt for the whole picture is active then."
 NO_MAPS = (
     "no layer has attention maps of 1/{} of the picture that belong to a region. Another node on "
@@ -65,7 +69,8 @@ class GuidedRun:
         model = guider.inner_model
         dtype = model.manual_cast_dtype or model.get_dtype()
         self.scale = FIRST_SCALE if dtype == torch.float16 else 1.0
-        self.save_memory = self._is_short(x, dtype)
+        chosen = settings.save_memory
+        self.save_memory = self._is_short(x, dtype) if chosen is None else chosen
 
     def _choose_maps(self, x: torch.Tensor) -> None:
         config = self.guider.inner_model.model_config.unet_config
@@ -74,6 +79,12 @@ class GuidedRun:
         level = RESOLUTIONS[self.settings.resolution]
         if level is None:
             level = choose_level(self.regions, grids, PUBLISHED_LEVEL, LEAST_CELLS)
+            if level == 0:
+                self._say(
+                    "A region is so small that attention maps of 1/8 of the picture are used, "
+                    "which take about 17 times the memory of the published 1/32. Make it larger, "
+                    "or choose attention_maps."
+                )
         levels = layer_levels(config)
         if level not in levels:
             wanted = level
@@ -83,7 +94,7 @@ class GuidedRun:
                 f"those of 1/{8 * 2**level} are used."
             )
         self.cell, self.grid = 2**level, grids[level]
-        self.layers = [index for index, own in enumerate(levels) if own == level]
+        self.layers = map_layers(family_of(config)[1], levels, level)
         cells = [region_cells(region, *self.grid) for region in self.regions]
         for region, own in zip(self.regions, cells, strict=True):
             if own is None:
@@ -99,7 +110,8 @@ class GuidedRun:
         cells = math.prod(x.shape[-2:])
         config = self.guider.inner_model.model_config.unet_config
         width = config["model_channels"] / CHANNELS * dtype.itemsize / 2
-        needed = x.shape[0] * width * (BYTES_PER_CELL * cells + BYTES_PER_PAIR * cells**2)
+        per_cell, per_pair = BYTES.get(family_of(config)[0].name, BYTES["sd15"])
+        needed = x.shape[0] * width * (per_cell * cells + per_pair * cells**2)
         return needed > USABLE * comfy.model_management.get_free_memory(x.device)
 
     def _say(self, text: str) -> None:
@@ -255,6 +267,18 @@ class GuidedRun:
         return values
 
 
-def layer_levels(unet_config) -> tuple[int, ...]:
-    """How often the feature map of each layer has been halved: 0 for those at the latent's size."""
-    return tuple(layer.level for layer in family_of(unet_config)[1])
+def layer_levels(config: Mapping) -> tuple[int, ...]:
+    """How often the picture's feature map has been halved in each layer of a model."""
+    return tuple(layer.level for layer in family_of(config)[1])
+
+
+def map_layers(layers: Sequence[AttentionLayer], levels: Sequence[int], level: int) -> list[int]:
+    """Running numbers of the layers whose maps are looked at: those of the level; where a spatial
+    transformer has many blocks (SDXL), the middle one of each."""
+    own = [layer.index for layer in layers if levels[layer.index] == level]
+    if len(own) <= MOST_LAYERS:
+        return own
+    spatial: dict[str, list[int]] = {}
+    for index in own:
+        spatial.setdefault(layers[index].path.split(BLOCKS)[0], []).append(index)
+    return [blocks[len(blocks) // 2] for blocks in spatial.values()]

@@ -40,6 +40,7 @@ from .joint_run import progress_of
 from .map_recorder import KEEP, RECORDER
 from .missed import Missed, Say
 from .run import Deltas, Places, RegionalRun, Texts, attention_path
+from .scheduled import ScheduledTexts
 from .wrappers import KEY, RegionalWrappers, WrappersMP
 
 
@@ -121,9 +122,15 @@ class RegionalAttention(RegionalWrappers):
         """What is computed for a run whose regions lie elsewhere than ours; as many."""
         drawn = [replace(one, region=own) for one, own in zip(self.drawn, regions, strict=True)]
         deltas = Deltas(Injection(self.injection.setting, drawn, self.injection.cross))
-        texts = Texts(drawn, self.layers, self.width, deltas)
+        texts = ScheduledTexts(drawn, lambda chosen: Texts(chosen, self.layers, self.width, deltas))
         places = Places(drawn, self.isolation)
         return RegionalRun(places, deltas, texts, Missed(len(self.layers)))
+
+    def note_call(self, executor, *args, **kwargs):
+        """APPLY_MODEL wrapper: the model knows when a text holds."""
+        if self.runs:
+            self.runs[-1].texts.sampling = executor.class_obj.model_sampling
+        return super().note_call(executor, *args, **kwargs)
 
     def missed_in(self, run: RegionalRun) -> tuple[str, ...]:
         return run.missed.sentences()
@@ -137,7 +144,7 @@ class RegionalAttention(RegionalWrappers):
         recorder, placement = options.get(RECORDER), 0.0
         if self.placement and not getattr(recorder, "leads", False):
             placement = self.placement * placement_scale(progress_of(options))
-        call = RegionalPass(run, self.layers, unet, recorder, placement)
+        call = RegionalPass(run, run.texts.at(options), self.layers, unet, recorder, placement)
         with ExitStack() as ours:
             hooks = injected(unet, run.deltas, self.transformers, run.missed, options)
             (options.get(KEEP) or ours).enter_context(hooks)

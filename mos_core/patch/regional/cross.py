@@ -19,27 +19,32 @@ from ..text.layerwise_model import with_first_patch
 from .block import TEXT, TOKENS, attend, grid_of, keep_text, note_tokens, rows_of
 from .missed import ISOLATION, PROMPTS
 from .roles import POSITIVE, roles_of
-from .run import RegionalRun, attention_path
+from .run import RegionalRun, Texts, attention_path
 from .self_attention import isolated_attention, record_self
 
 OUTPUTS = "mix_of_show_outputs"  # in extra_options: the regions' own attention, for their to_out
+MOST_REPEATS = 16  # of the longest text: texts of unlike lengths are repeated to a common one
 Tensors = tuple[torch.Tensor, ...]
 
 
 class RegionalPass:
-    """Patches of one call. layers: of the model, in running order. unet: the live module, from
+    """Patches of one call.
+
+    texts: that hold in it. layers: of the model, in running order. unet: the live module, from
     which only text projections are read. recorder: of attention maps, or None. placement: what is
-    added to the logits of own words in this call."""
+    added to the logits of own words in this call.
+    """
 
     def __init__(
         self,
         run: RegionalRun,
+        texts: Texts,
         layers: Sequence[AttentionLayer],
         unet: torch.nn.Module,
         recorder,
         placement: float = 0.0,
     ):
-        self.places, self.deltas, self.texts = run.places, run.deltas, run.texts
+        self.places, self.deltas, self.texts = run.places, run.deltas, texts
         self.missed = run.missed
         self.unet = unet
         self.recorder = recorder
@@ -179,7 +184,15 @@ class RegionalPass:
         """Text tokens of a region that serve all roles of this batch. added: tokens that another
         pack has put behind the global text."""
         own = (self.texts.length(region, role) for role in set(roles))
-        return common_length([n + added if n else global_length for n in own])
+        lengths = [n + added if n else global_length for n in own]
+        length = common_length(lengths)
+        if length > MOST_REPEATS * max(lengths):
+            raise RegionError(
+                f"a region's prompts and the picture's have {' and '.join(map(str, lengths))} "
+                "tokens, which cannot be drawn as one batch; encode the picture's prompts with the "
+                "stock text encode node and the same CLIP as the regions'"
+            )
+        return length
 
     def keys_values(
         self,

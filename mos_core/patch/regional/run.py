@@ -5,6 +5,7 @@ A run ends with its sampling, so weights that are patched between two runs count
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.utils
 import torch
@@ -39,7 +40,7 @@ class RegionalRun:
 
     places: "Places"
     deltas: "Deltas"
-    texts: "Texts"
+    texts: Any  # ScheduledTexts
     missed: Missed
 
 
