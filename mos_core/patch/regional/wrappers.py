@@ -42,17 +42,16 @@ class RegionalWrappers:
     def sample(self, executor, *args, **kwargs):
         """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run. Conditionings
         are marked with what they draw, and nothing runs compiled."""
-        guider, run = executor.class_obj, self.new_run()
+        guider = executor.class_obj
         conds = guider.conds
-        self.runs.append(run)
+        self.runs.append(self.new_run())
         try:
             guider.conds = with_roles(conds)
             with uncompiled():
                 return executor(*args, **kwargs)
         finally:
             guider.conds = conds
-            self.runs.pop()
-            for sentence in self.missed_in(run):
+            for sentence in self.missed_in(self.runs.pop()):
                 self.say(sentence)
 
     def note_call(self, executor, *args, **kwargs):
