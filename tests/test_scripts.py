@@ -381,3 +381,12 @@ def test_what_cannot_be_installed_is_skipped_and_ends_nothing(bare_machine, caps
     load_script("test").prepare_browser(bring=True)
     assert "no Chromium" in capsys.readouterr().out
     assert "install -y" not in bare_machine.calls()
+
+
+def test_a_python_that_is_taken_as_it_is_gets_no_environment(monkeypatch):
+    comfy = object()
+    monkeypatch.setenv(environment.AS_IT_IS, "1")
+    monkeypatch.setattr(environment, "find_or_bring", lambda: comfy)
+    monkeypatch.setattr(environment, "make_venv", lambda lender: pytest.fail("made one"))
+    monkeypatch.setattr(environment, "install_missing", lambda wanted: pytest.fail("installs"))
+    assert environment.enter("scripts/bench", develop=True) is comfy

@@ -27,6 +27,9 @@ TORCH_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")
 
 OLDEST_PYTHON = (3, 10)
 
+AS_IT_IS = "MOS_PYTHON_AS_IT_IS"
+"""Environment variable: this Python has what is needed, nothing is installed (no network)."""
+
 
 def enter(script: str, develop: bool = False) -> ComfyUI:
     """Make sure that this process runs inside the clone's environment; start `script` anew there
@@ -39,6 +42,8 @@ def enter(script: str, develop: bool = False) -> ComfyUI:
         needed = ".".join(map(str, OLDEST_PYTHON))
         raise Problem(f"Python {needed} or newer is needed, this is Python {found}.")
     comfyui = find_or_bring()
+    if os.environ.get(AS_IT_IS):
+        return comfyui
     wanted = read_requirements(comfyui, develop)
     if inside():
         with only_one(CLONE / ".venv.lock"):
