@@ -1,5 +1,7 @@
 """Apply Concepts: the plain weighted sum of concepts on a clone of MODEL and CLIP."""
 
+from typing import Any
+
 from ..errors import ArchitectureError
 from ..families import FAMILIES, family_named, family_of
 from ..families.rows import row_counts
@@ -15,7 +17,7 @@ MERGE, BESIDE = "merge", "beside"
 MODES = (MERGE, BESIDE)
 
 
-def apply_concepts(model, clip, concepts: Concepts, mode: str = MERGE):
+def apply_concepts(model: Any, clip: Any, concepts: Concepts, mode: str = MERGE) -> tuple[Any, Any]:
     """(MODEL, CLIP) that know the concepts' tokens: `W = W0 + sum_i strength_i * delta_i`.
 
     model: ModelPatcher, clip: comfy.sd.CLIP; neither is changed. The embeddings are always used
@@ -28,7 +30,7 @@ def apply_concepts(model, clip, concepts: Concepts, mode: str = MERGE):
     return apply_to_model(model, concepts, mode), apply_to_clip(clip, concepts, mode)
 
 
-def apply_to_model(model, concepts: Concepts, mode: str = MERGE):
+def apply_to_model(model: Any, concepts: Concepts, mode: str = MERGE) -> Any:
     """A clone of the ModelPatcher with the model's deltas, reading layer-wise text if a concept has
     embeddings."""
     patched = model.clone()
@@ -47,7 +49,7 @@ def apply_to_model(model, concepts: Concepts, mode: str = MERGE):
     return patched
 
 
-def apply_to_clip(clip, concepts: Concepts, mode: str = MERGE):
+def apply_to_clip(clip: Any, concepts: Concepts, mode: str = MERGE) -> Any:
     """A clone of the CLIP with the text encoder's deltas, knowing the concept tokens."""
     vocabulary = vocabulary_of(clip)
     patched = clip.clone()
@@ -67,7 +69,7 @@ def apply_to_clip(clip, concepts: Concepts, mode: str = MERGE):
     return patched
 
 
-def check_fits_model(concept: Concept, model) -> None:
+def check_fits_model(concept: Concept, model: Any) -> None:
     """Raises ArchitectureError unless the concept's embeddings, if it has any, fit the model."""
     if not concept.tables:
         return
@@ -88,7 +90,7 @@ def check_fits_model(concept: Concept, model) -> None:
         )
 
 
-def check_fits_clip(concept: Concept, clip) -> None:
+def check_fits_clip(concept: Concept, clip: Any) -> None:
     """Raises ArchitectureError unless concept tokens can be given to this CLIP."""
     if not concept.tables:
         return

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import comfy.sample
 import comfy.utils
@@ -70,9 +71,9 @@ class Pass:
 
 def detail_regions(
     image: torch.Tensor,
-    model,
-    clip,
-    vae,
+    model: Any,
+    clip: Any,
+    vae: Any,
     concepts: Concepts,
     regions: Regions,
     settings: DetailSettings,
@@ -117,7 +118,7 @@ def detail_regions(
     return Detailed(torch.cat(pictures), tuple(crops), (*report, *regions.notes))
 
 
-def _ready(model, clip, entry, region: Region, prompt: str, negative: str) -> tuple:
+def _ready(model: Any, clip: Any, entry: Any, region: Region, prompt: str, negative: str) -> tuple:
     """MODEL with the region's concept alone, its positive and negative conditioning."""
     if entry is not None:
         strong = replace(
@@ -131,7 +132,13 @@ def _ready(model, clip, entry, region: Region, prompt: str, negative: str) -> tu
 
 
 def _draw(
-    before: torch.Tensor, turn: Pass, ready: tuple, seed: int, vae, settings: DetailSettings, bar
+    before: torch.Tensor,
+    turn: Pass,
+    ready: tuple,
+    seed: int,
+    vae: Any,
+    settings: DetailSettings,
+    bar: Any,
 ) -> torch.Tensor:
     """(1, height, width, channels) of a crop drawn again. ready: what the turn's `ready` gives."""
     model, positive, negative = ready
@@ -167,11 +174,11 @@ class Progress:
     def __init__(self, total: int):
         self.bar, self.done = comfy.utils.ProgressBar(max(1, total)), 0
 
-    def of(self, model):
+    def of(self, model: Any) -> Callable:
         """The callback of one sampling."""
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
-        def callback(step, x0, x, total):
+        def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
             self.done += 1
             shown = previewer and previewer.decode_latent_to_preview_image("JPEG", x0)
             self.bar.update_absolute(self.done, preview=shown)

@@ -1,5 +1,7 @@
 """What of the loaded concepts does not act on a MODEL and CLIP, in words for their user."""
 
+from typing import Any
+
 from ..records import Concept, Concepts
 from .host.bind import NOT_HERE, match_names
 from .host.names import is_text_name
@@ -7,7 +9,7 @@ from .host.names import is_text_name
 SHOWN = 3  # names of one kind, at most
 
 
-def fit_notes(model, clip, concepts: Concepts) -> tuple[str, ...]:
+def fit_notes(model: Any, clip: Any, concepts: Concepts) -> tuple[str, ...]:
     """Sentences; none where everything in the files acts.
 
     Raises ArchitectureError as apply_concepts does.

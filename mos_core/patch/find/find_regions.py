@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import comfy.sample
 import comfy.utils
@@ -50,8 +51,8 @@ class FoundRegions:
 
 
 def find_regions(
-    model,
-    clip,
+    model: Any,
+    clip: Any,
     concepts: Concepts,
     latent: dict,
     run: ShortRun,
@@ -99,7 +100,12 @@ def find_regions(
 
 
 def watch_run(
-    model, clip, latent: dict, run: ShortRun, positions: Sequence[Sequence[int]], tokens: int
+    model: Any,
+    clip: Any,
+    latent: dict,
+    run: ShortRun,
+    positions: Sequence[Sequence[int]],
+    tokens: int,
 ) -> tuple[torch.Tensor, Maps]:
     """The short run's latent (1, channels, rows, columns), and what its attention saw."""
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
@@ -110,7 +116,7 @@ def watch_run(
     noise = comfy.sample.prepare_noise(samples, run.seed)
     show = latent_preview.prepare_callback(watched, run.steps)
 
-    def callback(step, x0, x, total):
+    def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
         watch.weight = step + 2.0
         show(step, x0, x, total)
 
@@ -138,11 +144,11 @@ def watch_run(
     return drawn, maps
 
 
-def _encode(clip, text: str):
+def _encode(clip: Any, text: str) -> Any:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def _scaled(entry, strength: float):
+def _scaled(entry: Any, strength: float) -> Any:
     return replace(
         entry,
         strength_model=strength * entry.strength_model,
@@ -172,7 +178,7 @@ def _mentions_of(
     return found
 
 
-def grown_cells(region: Region, grid, grow: float) -> torch.Tensor:
+def grown_cells(region: Region, grid: tuple[int, int], grow: float) -> torch.Tensor:
     """(rows, columns) bool: the region's cells and those around them."""
     inside = (region.weights(*grid) > 0).numpy()
     reach = max(1, round(grow * inside.sum() ** 0.5))

@@ -1,6 +1,7 @@
 """Where a prompt names the concepts, as the running CLIP cuts it into tokens."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from ...records import Concept, Concepts
 from ...text.tokenizer import concept_table
 
 
-def locate_concepts(clip, prompt: str, concepts: Concepts) -> tuple[list[Mention], int]:
+def locate_concepts(clip: Any, prompt: str, concepts: Concepts) -> tuple[list[Mention], int]:
     """The mentions in the order of the prompt, and how many tokens its encoding has.
 
     clip: a comfy.sd.CLIP that knows the concepts' tokens. Raises RegionError for a concept that the
@@ -40,14 +41,14 @@ def words_of(concept: Concept) -> list[str]:
     return [word for word in words if word] or [concept.name]
 
 
-def token_keys(clip, text: str) -> list[Hashable]:
+def token_keys(clip: Any, text: str) -> list[Hashable]:
     """The tokens of the first text encoder, sections after each other; concept tokens and other
     embeddings by their identity."""
     sections = next(iter(clip.tokenize(text).values()))
     return [_key(pair[0]) for section in sections for pair in section]
 
 
-def words_as_tokens(clip, word: str) -> Sequence[Hashable]:
+def words_as_tokens(clip: Any, word: str) -> Sequence[Hashable]:
     """A word's own tokens, without begin, end and padding."""
     empty, whole = token_keys(clip, ""), token_keys(clip, word)
     start = next(
@@ -58,7 +59,7 @@ def words_as_tokens(clip, word: str) -> Sequence[Hashable]:
     return own[: own.index(frame)] if frame in own else own
 
 
-def _key(token) -> Hashable:
+def _key(token: Any) -> Hashable:
     table = concept_table(token)
     if table is not None:
         return ("concept", id(table))

@@ -1,6 +1,9 @@
 """What a run's attention looks at, read beside it: an attention override that changes nothing."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +41,11 @@ class AttentionWatch:
     """
 
     def __init__(
-        self, grid: tuple[int, int], positions: Sequence[Sequence[int]], tokens: int, prior=None
+        self,
+        grid: tuple[int, int],
+        positions: Sequence[Sequence[int]],
+        tokens: int,
+        prior: Any = None,
     ):
         self.grid, self.tokens, self.prior = grid, tokens, prior
         self.coarser = _half(grid)
@@ -47,10 +54,10 @@ class AttentionWatch:
         self.words: torch.Tensor | None = None  # (mentions, rows, columns), summed
         self.own: torch.Tensor | None = None  # (cells, cells), summed
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttentionWatch:
         return self
 
-    def __call__(self, func, *args, **kwargs):
+    def __call__(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         options = kwargs.get("transformer_options") or {}
         if len(args) >= 4 and not kwargs.get("skip_reshape"):
             self.note(args[0], args[1], args[3], options)

@@ -1,6 +1,7 @@
 """The text encoders of a fusion: the fused one, and each concept's own."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ class Coders:
     own_rows: concepts are run with their own text encoders instead of the fused one.
     """
 
-    def __init__(self, clip, concepts: Concepts, own_rows: bool):
+    def __init__(self, clip: Any, concepts: Concepts, own_rows: bool):
         self.clip = clip
         self.own_rows = own_rows
         self.vocabulary = vocabulary_of(clip)
@@ -35,17 +36,19 @@ class Coders:
         """The text encoder is solved: from here on it is this one."""
         self.fused = self.with_deltas({site: Whole(delta) for site, delta in deltas.items()})
 
-    def with_deltas(self, deltas: Mapping[Site, Delta], owner: str = "the fused text encoder"):
+    def with_deltas(
+        self, deltas: Mapping[Site, Delta], owner: str = "the fused text encoder"
+    ) -> Any:
         coder = self.clip.clone()
         if self.vocabulary.tokens:
             add_vocabulary(coder, self.vocabulary)
         merge_sites(coder.patcher, deltas, owner)
         return coder
 
-    def own(self, source: Source):
+    def own(self, source: Source) -> Any:
         """The CLIP of this concept alone, knowing every concept's tokens."""
         return self.with_deltas(source.bound.text, source.name)
 
-    def for_rows(self, source: Source):
+    def for_rows(self, source: Source) -> Any:
         """The fused CLIP, as published; the concept's own where its sums are to be kept."""
         return self.own(source) if self.own_rows else self.fused

@@ -7,6 +7,7 @@ by ComfyUI itself.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,8 +30,8 @@ from .work import Work
 
 
 def fuse_concepts(
-    model,
-    clip,
+    model: Any,
+    clip: Any,
     concepts: Concepts,
     settings: FuseSettings,
     on_progress: Callable[[int, int], None],
@@ -89,7 +90,7 @@ def fuse_concepts(
 
 
 def as_stored(
-    deltas: Mapping[Site, torch.Tensor], patcher, attention: Sequence[AttentionLayer]
+    deltas: Mapping[Site, torch.Tensor], patcher: Any, attention: Sequence[AttentionLayer]
 ) -> dict[str, torch.Tensor]:
     """By their names in files; in fp16 for a model in half precision: what is applied is what will
     be saved."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from .names import sites_of
 SAMPLES = 64  # values per weight that go into a fingerprint
 
 
-def apply_fused(model, clip, fused: Fused, any_base: bool = False):
+def apply_fused(model: Any, clip: Any, fused: Fused, any_base: bool = False) -> tuple[Any, Any]:
     """(MODEL, CLIP) with the fused weights, knowing all tokens; neither input is changed.
 
     Raises ArchitectureError for another kind of model, or (unless `any_base`) another base model.
@@ -59,7 +60,7 @@ def whole(deltas: Mapping[Site, torch.Tensor]) -> dict[Site, Whole]:
     return {site: Whole(delta.flatten(1)) for site, delta in deltas.items()}
 
 
-def fingerprint(model, clip, text: Iterable[Site], unet: Iterable[Site]) -> str:
+def fingerprint(model: Any, clip: Any, text: Iterable[Site], unet: Iterable[Site]) -> str:
     """A hash of the unpatched base weights of the changed layers (a few values of each, as fp16).
 
     The same for a checkpoint loaded in fp16 and in fp32; not in bf16 or fp8, which round otherwise.

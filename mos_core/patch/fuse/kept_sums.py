@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ def content(tensors: Iterable[torch.Tensor]) -> bytes:
     return digest.digest()
 
 
-def base_of(model, clip) -> str | None:
+def base_of(model: Any, clip: Any) -> str | None:
     """A hash of MODEL and CLIP as they are; None if other nodes have patched them, because then
     what they compute cannot be told from their weights."""
     for patcher in (model, clip.patcher):

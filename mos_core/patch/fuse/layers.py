@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ...deltas import Delta, WithBias
 from ...errors import FuseError
@@ -13,7 +14,7 @@ from ...records import Site
 from .sources import Source, union
 
 
-def fused_layers(model, sources: Sequence[Source]) -> tuple[list[Layer], list[Layer]]:
+def fused_layers(model: Any, sources: Sequence[Source]) -> tuple[list[Layer], list[Layer]]:
     """The layers of the text encoders, and those of the model, in the order of the files.
 
     Raises FuseError for deltas that no weight can stand for.

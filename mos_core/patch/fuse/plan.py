@@ -1,6 +1,7 @@
 """What a fusion will do: its stages, in what portions, and how much work that is."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from .sums_place import dtype_of_products, place_of_few_sums, plan_sums
 from .work import Work
 
 
-def check_models(model, clip, concepts: Concepts, settings: FuseSettings) -> None:
+def check_models(model: Any, clip: Any, concepts: Concepts, settings: FuseSettings) -> None:
     """Raises ArchitectureError, before any work, for models that these settings cannot fuse on."""
     family_of(model.model.model_config.unet_config)
     for entry in concepts:
@@ -43,7 +44,7 @@ class Plan:
 
     def __init__(
         self,
-        model,
+        model: Any,
         on_clip: Sequence[Layer],
         on_model: Sequence[Layer],
         sources: Sequence[Source],

@@ -8,6 +8,7 @@ the base model with the fused deltas beside its weights.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -51,7 +52,7 @@ Deltas = dict[Site, torch.Tensor]  # (out, in) each
 class NoisePredictor:
     """A model's prediction of the noise in latents, differentiable where the model is."""
 
-    def __init__(self, model, coder, prompts: Sequence[str]):
+    def __init__(self, model: Any, coder: Any, prompts: Sequence[str]):
         """coder: the CLIP that reads the prompts."""
         self.device, self.dtype = torch.device(model.load_device), choose_dtype(model, "auto")
         self.model = model.model
@@ -86,8 +87,8 @@ class NoisePredictor:
 
 
 def distillation_set(
-    model,
-    coder,
+    model: Any,
+    coder: Any,
     source: Source,
     settings: FuseSettings,
     weight: float,
@@ -124,7 +125,11 @@ def prompt_of(source: Source, row: int) -> str:
 
 
 def pictures_of(
-    drawn, coder, prompts: Sequence[str], settings: FuseSettings, advance: Callable[[], None]
+    drawn: Any,
+    coder: Any,
+    prompts: Sequence[str],
+    settings: FuseSettings,
+    advance: Callable[[], None],
 ) -> torch.Tensor:
     """A guided sampling of each prompt: (prompts, channels, h, w) on the CPU, in the model's
     scale."""
@@ -152,7 +157,7 @@ def pictures_of(
 
 @contextmanager
 def differentiable(
-    model, coder, prompts: Sequence[str], deltas: Deltas
+    model: Any, coder: Any, prompts: Sequence[str], deltas: Deltas
 ) -> Iterator[tuple[NoisePredictor, Deltas]]:
     """For a `with` block: a predictor of the model with deltas (float32 leaves on the model's
     device), and these. coder: the fused CLIP. When it closes, MODEL is bit for bit as before.
@@ -180,7 +185,7 @@ def differentiable(
 
 
 def refine_deltas(
-    model,
+    model: Any,
     coders: Coders,
     learners: Sequence[tuple[Source, float]],
     deltas: Deltas,

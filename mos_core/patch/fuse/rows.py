@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -21,7 +22,7 @@ from .sources import Source
 from .texts import batch_size, encoded_together, positions, section_lengths
 
 
-def text_rows(coder, source: Source, sums: StageSums, all_tokens: bool) -> dict[str, Gram]:
+def text_rows(coder: Any, source: Source, sums: StageSums, all_tokens: bool) -> dict[str, Gram]:
     """Inputs of the text encoders' layers: the tokens of the prompts in every layer variant,
     unpadded unless `all_tokens`. coder: CLIP without text deltas, knowing all tokens."""
     coder = coder.clone()
@@ -49,7 +50,7 @@ def sections_noted(root: torch.nn.Module, encoders: Sequence[str]) -> Iterator[d
     with ExitStack() as stack:
         for name in encoders:
 
-            def note(module, args, name=name):
+            def note(module: torch.nn.Module, args: tuple, name: str = name) -> None:
                 lengths[name] = section_lengths(args[0])
 
             handle = getattr(root, name).register_forward_pre_hook(note)
@@ -58,7 +59,7 @@ def sections_noted(root: torch.nn.Module, encoders: Sequence[str]) -> Iterator[d
 
 
 def key_value_rows(
-    coder, source: Source, sums: StageSums, rows: int, all_tokens: bool
+    coder: Any, source: Source, sums: StageSums, rows: int, all_tokens: bool
 ) -> dict[str, Gram]:
     """Inputs of cross-attention's keys and values: the text encoder's features of the concept
     tokens and the first end token, of every token if `all_tokens`. rows: of coder's texts."""
@@ -75,8 +76,8 @@ def key_value_rows(
 
 
 def picture_rows(
-    model,
-    coder,
+    model: Any,
+    coder: Any,
     source: Source,
     sums: StageSums,
     deltas: Sequence[Mapping[Site, Delta]],
@@ -117,13 +118,13 @@ def picture_rows(
     return grams
 
 
-def read_wide_text(model) -> None:
+def read_wide_text(model: Any) -> None:
     """Lets a clone of ours read layer-wise text, if it is of a family that has any."""
     if "transformer_depth" in model.model.model_config.unet_config:
         add_layerwise_text(model)
 
 
-def empty_latent(model, family: Family, count: int, settings: FuseSettings) -> torch.Tensor:
+def empty_latent(model: Any, family: Family, count: int, settings: FuseSettings) -> torch.Tensor:
     """(count, channels, h, w) zeros of the settings' size; (count, channels, 1, h, w) where
     latents have a time."""
     channels, latent = model.model.latent_format.latent_channels, family.latent
@@ -137,7 +138,7 @@ def samplings(prompts: Sequence[str], family: Family) -> int:
     return -(-len(prompts) // batch_size(family))
 
 
-def published_sigmas(model, steps: int) -> torch.Tensor:
+def published_sigmas(model: Any, steps: int) -> torch.Tensor:
     """t = 999, 949, .. 50 for 20 steps (evenly spaced, the end left out), then 0."""
     sampling = model.get_model_object("model_sampling")
     times = torch.linspace(0, len(sampling.sigmas) - 1, steps + 1).round().long().flip(0)[:-1]

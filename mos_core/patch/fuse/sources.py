@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,12 +38,14 @@ class Source:
         return self.bound.concept.tables
 
 
-def sources_of(model, clip, concepts: Concepts, settings: FuseSettings) -> list[Source]:
+def sources_of(model: Any, clip: Any, concepts: Concepts, settings: FuseSettings) -> list[Source]:
     """One for each concept. Raises ArchitectureError for one that does not fit the models."""
     made = []
     for number, entry in enumerate(concepts):
 
-        def named(prompts: Sequence[str], words=entry.concept.trigger_words) -> tuple[str, ...]:
+        def named(
+            prompts: Sequence[str], words: str = entry.concept.trigger_words
+        ) -> tuple[str, ...]:
             return tuple(prompt.replace("{}", words) for prompt in prompts)
 
         made.append(

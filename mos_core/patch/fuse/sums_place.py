@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import comfy.model_management as management
 import torch
@@ -15,7 +16,7 @@ SHARE = 0.8  # of what is free that may be taken
 
 
 def plan_sums(
-    model, layers: Sequence[Layer], limit_gib: float
+    model: Any, layers: Sequence[Layer], limit_gib: float
 ) -> tuple[torch.device | None, list[list[Layer]]]:
     """(device, portions): None for the rows' own device; each portion costs a sampling more.
 
@@ -37,14 +38,14 @@ def plan_sums(
     return (None if on_cpu else cpu), made
 
 
-def place_of_few_sums(model) -> torch.device | None:
+def place_of_few_sums(model: Any) -> torch.device | None:
     """For the text stages, whose sums are small: the CPU where the device has no float64."""
     device = model.load_device
     own = management.is_device_cpu(device) or has_float64(device)
     return None if own else torch.device("cpu")
 
 
-def room_beside(model) -> int:
+def room_beside(model: Any) -> int:
     """Bytes on the model's device that are free beside it and what it needs to run."""
     missing = max(model.model_size() - model.loaded_size(), 0)
     free = management.get_free_memory(model.load_device)
@@ -61,6 +62,6 @@ def has_float64(device: torch.device) -> bool:
         return False
 
 
-def dtype_of_products(model) -> torch.dtype:
+def dtype_of_products(model: Any) -> torch.dtype:
     """float64; float32 for the many rows of the model on a GPU, where float64 is slow."""
     return TOTAL if management.is_device_cpu(model.load_device) else torch.float32

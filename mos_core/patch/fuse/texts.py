@@ -1,6 +1,7 @@
 """Prompts of a fusion: encoded in batches, and where their concepts stand."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -18,13 +19,13 @@ def batch_size(family: Family) -> int:
     return TOGETHER if clip else 1
 
 
-def encoded(coder, prompt: str) -> tuple[torch.Tensor, dict]:
+def encoded(coder: Any, prompt: str) -> tuple[torch.Tensor, dict]:
     """The prompt as one conditioning: text (1, tokens, width) and what else it holds."""
     cond, extras = coder.encode_from_tokens_scheduled(coder.tokenize(prompt), show_pbar=False)[0]
     return cond, extras
 
 
-def encoded_together(coder, prompts: Sequence[str]) -> list:
+def encoded_together(coder: Any, prompts: Sequence[str]) -> list:
     """One conditioning, a prompt for each picture of a batch; shorter ones are repeated."""
     entries = [encoded(coder, prompt) for prompt in prompts]
     longest = max(cond.shape[1] for cond, _ in entries)
@@ -44,7 +45,7 @@ def end_position(section: Sequence) -> int:
     return next(i for i, token in enumerate(section) if is_end(token))
 
 
-def is_end(token) -> bool:
+def is_end(token: Any) -> bool:
     return isinstance(token, int) and token == END_TOKEN
 
 

@@ -3,8 +3,9 @@
 All of it is for the time of a `with` block and leaves no trace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -105,12 +106,12 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
     forward = module.forward
     protect = type(module).__name__ in CHANGES_ITS_INPUT
 
-    def run(*args, **kwargs):
+    def run(*args: Any, **kwargs: Any) -> Any:
         # ComfyUI writes "block" and "block_index" into its option dicts as it goes on: the
         # recomputation needs them as they were.
         kept, named = copy_options(args, kwargs)
 
-        def call():
+        def call() -> Any:
             again, again_named = copy_options(kept, named)
             if protect:
                 again[:1] = [x.clone() for x in again[:1]]
@@ -129,10 +130,10 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
             module.forward = had
 
 
-def copy_options(args, kwargs) -> tuple[list, dict]:
+def copy_options(args: Iterable, kwargs: dict) -> tuple[list, dict]:
     """The arguments with every dict copied one level deep."""
 
-    def copy(value):
+    def copy(value: Any) -> Any:
         return dict(value) if isinstance(value, dict) else value
 
     return [copy(a) for a in args], {k: copy(a) for k, a in kwargs.items()}
@@ -145,7 +146,7 @@ def residuals_kept(*modules: torch.nn.Module) -> Iterator[None]:
     (The norm keeps its input for the backward pass, and `x += ...` would change it.)
     """
 
-    def copy_input(module, args):
+    def copy_input(module: torch.nn.Module, args: tuple) -> tuple:
         return (args[0].clone(), *args[1:])
 
     norms = [m for each in modules for m in each.modules() if isinstance(m, torch.nn.LayerNorm)]

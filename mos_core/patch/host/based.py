@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import comfy.lora
 import comfy.utils
@@ -25,14 +26,21 @@ class OwnAdapter(WeightAdapterBase):
 
     name = "mix_of_show"
 
-    def __init__(self, loaded_keys, weights):
+    def __init__(self, loaded_keys: Any, weights: Any):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
     def calculate_weight(
-        self, weight, key, strength, strength_model, offset, function,
-        intermediate_dtype=torch.float32, original_weight=None,
-    ):  # fmt: skip
+        self,
+        weight: torch.Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Any,
+        intermediate_dtype: Any = torch.float32,
+        original_weight: Any = None,
+    ) -> torch.Tensor:
         """`weight + strength * delta`, in place like ComfyUI's own."""
         delta = based_delta(self.weights[0], weight.flatten(1)).matrix().to(weight.device)
         weight += function((strength * delta.reshape(weight.shape)).type(weight.dtype))
@@ -56,7 +64,9 @@ def tensors_of(delta: Delta | Adapter) -> dict[str, torch.Tensor]:
     return {DIFF: delta.matrix()}
 
 
-def bound_delta(patcher, target: Target, delta: Delta | Adapter, strength: float) -> Delta | str:
+def bound_delta(
+    patcher: Any, target: Target, delta: Delta | Adapter, strength: float
+) -> Delta | str:
     """`strength * delta` as it acts on rows, or why it cannot: words for a report."""
     site = target.site
     if isinstance(delta, Delta):
@@ -80,7 +90,7 @@ def bound_delta(patcher, target: Target, delta: Delta | Adapter, strength: float
     return WithBias(inner, bias.flatten().float() * strength, width)
 
 
-def _of(patcher, site: Site, adapter: Adapter, strength: float) -> Delta:
+def _of(patcher: Any, site: Site, adapter: Adapter, strength: float) -> Delta:
     if not adapter.needs_base:
         return plain_delta(adapter).scaled(strength)
     weight = base_weight(patcher, site)
@@ -104,7 +114,7 @@ def _turned(delta: Delta, target: Target) -> Delta:
     return Whole(target.function(delta.matrix()))
 
 
-def base_weight(patcher, site: Site) -> torch.Tensor:
+def base_weight(patcher: Any, site: Site) -> torch.Tensor:
     """The site's weight without any patch, as it is stored; not a copy."""
     saved = patcher.backup.get(site.key)
     weight = comfy.utils.get_attr(patcher.model, site.key) if saved is None else saved.weight

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.patcher_extension
 import comfy.utils
@@ -34,7 +35,7 @@ class Beside:
         self.there: dict[Site, tuple[Delta, ...]] = {}
         self.kind: tuple | None = None
 
-    def __deepcopy__(self, memo) -> Beside:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Beside:
         return self  # immutable but for what it keeps
 
     @contextmanager
@@ -51,7 +52,7 @@ class Beside:
                 handle.remove()
 
     def _adder(self, site: Site) -> Callable:
-        def add(module, args, output):
+        def add(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
             x = args[0]
             for delta in self._on(site, x):
                 added = _applied(delta, module, x).to(output.dtype)
@@ -83,17 +84,17 @@ def _applied(delta: Delta, module: torch.nn.Module, x: torch.Tensor) -> torch.Te
     return delta.on_rows(x.movedim(1, -1)).movedim(-1, 1)  # a 1x1 convolution
 
 
-def put_beside_model(patcher, deltas: tuple[Deltas, ...]) -> None:
+def put_beside_model(patcher: Any, deltas: tuple[Deltas, ...]) -> None:
     """On a clone of ours: deltas of a MODEL (sites and convolutions alike)."""
     beside = Beside(deltas)
     if not beside.sites:
         return
 
-    def call(executor, *args, **kwargs):
+    def call(executor: Any, *args: Any, **kwargs: Any) -> Any:
         with beside.hooked(executor.class_obj, MODEL):
             return executor(*args, **kwargs)
 
-    def sample(executor, *args, **kwargs):
+    def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         # Under torch.compile hooks would be passed over in silence.
         try:
             with torch.compiler.set_stance("force_eager"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...adapters import BIAS, Adapter
 from ...deltas import Delta
@@ -34,7 +35,7 @@ class Matched:
     left: Mapping[str, str]
 
 
-def bind(model, clip, entry: WeightedConcept) -> Bound:
+def bind(model: Any, clip: Any, entry: WeightedConcept) -> Bound:
     """The concept's deltas at their sites, strengths multiplied in.
 
     model: ModelPatcher, clip: comfy.sd.CLIP; either may be None, whose side is then left empty.
@@ -51,7 +52,7 @@ def bind(model, clip, entry: WeightedConcept) -> Bound:
     return Bound(concept, rows, on_text, left, maps)
 
 
-def match_names(model, clip, concept: Concept) -> Matched:
+def match_names(model: Any, clip: Any, concept: Concept) -> Matched:
     """Where every delta of the concept goes; model and clip as for bind, and so are the errors."""
     of_model = None if model is None else names_of_model(model)
     of_clip = None if clip is None else names_of_clip(clip)
@@ -100,14 +101,16 @@ def _told_base(concept: Concept) -> str:
     return f": {told}" if "by its layers" in told else ""
 
 
-def _note_bias(patcher, name: str, target: Target, concept: Concept, left: dict[str, str]) -> None:
+def _note_bias(
+    patcher: Any, name: str, target: Target, concept: Concept, left: dict[str, str]
+) -> None:
     delta = concept.deltas[name]
     lost = isinstance(delta, Adapter) and delta.get(BIAS) is not None
     if lost and not has_bias(patcher, target.site):
         left[name + BIAS] = NO_BIAS
 
 
-def check_base(concept: Concept, model) -> None:
+def check_base(concept: Concept, model: Any) -> None:
     """Raises ArchitectureError for a LoRA whose file says that it is for another kind of model."""
     if concept.family is None or all(is_text_name(name) for name in concept.deltas):
         return
@@ -121,7 +124,7 @@ def check_base(concept: Concept, model) -> None:
 
 
 def _at_sites(
-    patcher,
+    patcher: Any,
     concept: Concept,
     targets: Mapping[str, Target],
     strength: float,

@@ -1,7 +1,7 @@
 """Trainable branches beside a module's own weight, `y = W x + up (down x)`, for a `with` block."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import comfy.utils
 import torch
@@ -28,20 +28,24 @@ def hooked(root: torch.nn.Module, hooks: Iterable[tuple[str, Callable]]) -> Iter
             handle.remove()
 
 
-def lora_branches(root: torch.nn.Module, factors: Mapping[Site, LowRank]):
+def lora_branches(
+    root: torch.nn.Module, factors: Mapping[Site, LowRank]
+) -> AbstractContextManager[None]:
     """Adds `up (down x)` to every site of `factors`; see hooked."""
     return hooked(root, [(site.path, branch(pair, site.part)) for site, pair in factors.items()])
 
 
-def weight_branches(root: torch.nn.Module, deltas: Mapping[Site, torch.Tensor]):
+def weight_branches(
+    root: torch.nn.Module, deltas: Mapping[Site, torch.Tensor]
+) -> AbstractContextManager[None]:
     """Adds `D x` to every site of `deltas`, (out, in), convolutions too; see hooked."""
     return hooked(root, [(site.path, weight_branch(d, site.part)) for site, d in deltas.items()])
 
 
-def branch(pair: LowRank, part: tuple[int, int] | None = None):
+def branch(pair: LowRank, part: tuple[int, int] | None = None) -> Callable:
     """part: the output rows that it is added to, None for all."""
 
-    def add(module, args, output):
+    def add(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x = args[0]
         down, up = pair.down.to(x.dtype), pair.up.to(output.dtype)
         if pair.down.ndim == 4:
@@ -55,10 +59,10 @@ def branch(pair: LowRank, part: tuple[int, int] | None = None):
     return add
 
 
-def weight_branch(delta: torch.Tensor, part: tuple[int, int] | None = None):
+def weight_branch(delta: torch.Tensor, part: tuple[int, int] | None = None) -> Callable:
     """part: as for branch."""
 
-    def add(module, args, output):
+    def add(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x, matrix = args[0], delta.to(args[0].dtype)
         if hasattr(module, "kernel_size"):
             how = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}

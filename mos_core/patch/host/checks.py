@@ -1,5 +1,7 @@
 """What a method needs of the models, asked once and before any work."""
 
+from typing import Any
+
 import torch
 
 from ...errors import ArchitectureError
@@ -8,7 +10,7 @@ from ...families import Family
 ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl")  # names in ComfyUI's cond_stage_model
 
 
-def check_latents(model, purpose: str) -> None:
+def check_latents(model: Any, purpose: str) -> None:
     """Raises ArchitectureError for a MODEL that takes more than latents (inpainting, editing).
 
     purpose: what it is wanted for, as in "training".
@@ -25,7 +27,7 @@ def check_latents(model, purpose: str) -> None:
         )
 
 
-def check_vae(model, vae) -> None:
+def check_vae(model: Any, vae: Any) -> None:
     """Raises ArchitectureError for a VAE whose latents the MODEL does not take."""
     channels = model.model.latent_format.latent_channels
     made = getattr(vae, "latent_channels", channels)
@@ -36,7 +38,7 @@ def check_vae(model, vae) -> None:
         )
 
 
-def check_encoders(clip, family: Family, purpose: str) -> None:
+def check_encoders(clip: Any, family: Family, purpose: str) -> None:
     """Raises ArchitectureError for a CLIP that is not the family's."""
     found = [
         name

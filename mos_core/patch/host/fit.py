@@ -7,6 +7,7 @@ what happens to have as many elements.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import comfy.utils
 import torch
@@ -21,7 +22,7 @@ from ...records import Site
 Size = tuple[int | None, int | None]
 
 
-def check_site(patcher, site: Site, delta: Delta | Adapter, name: str, owner: str) -> None:
+def check_site(patcher: Any, site: Site, delta: Delta | Adapter, name: str, owner: str) -> None:
     """Raises ArchitectureError unless `delta`, called `name` in the file of `owner`, fits."""
     out, into = size_of(patcher, site.key, name, owner)
     if site.part is not None:
@@ -44,7 +45,9 @@ def _words(out: int | None, into: int | None) -> str:
     return " x ".join(str(n) for n in (out, into) if n is not None)
 
 
-def _check_scale(adapter: Adapter, out, into, name: str, owner: str) -> None:
+def _check_scale(
+    adapter: Adapter, out: int | None, into: int | None, name: str, owner: str
+) -> None:
     rotation = adapter.get(OFT_V2)
     if rotation is not None and into is not None:
         blocks, size = len(rotation), block_size(rotation.shape[1])
@@ -70,7 +73,7 @@ def _check_scale(adapter: Adapter, out, into, name: str, owner: str) -> None:
             )
 
 
-def size_of(patcher, key: str | None, name: str, owner: str) -> Size:
+def size_of(patcher: Any, key: str | None, name: str, owner: str) -> Size:
     """(out, in * kernel) of a weight's module, by its own record: a quantised weight may be stored
     in another shape. None for what it does not tell (a norm, a parameter)."""
     try:
@@ -88,12 +91,12 @@ def size_of(patcher, key: str | None, name: str, owner: str) -> Size:
     return (None if weight is None or weight.ndim == 0 else weight.shape[0]), None
 
 
-def has_bias(patcher, site: Site) -> bool:
+def has_bias(patcher: Any, site: Site) -> bool:
     """Whether the layer adds a bias that a LoRA can change."""
     return getattr(comfy.utils.get_attr(patcher.model, site.path), "bias", None) is not None
 
 
-def kernel_of(patcher, site: Site) -> tuple[int, ...]:
+def kernel_of(patcher: Any, site: Site) -> tuple[int, ...]:
     """Of a convolution larger than one cell; () for every other module."""
     kernel = tuple(getattr(comfy.utils.get_attr(patcher.model, site.path), "kernel_size", ()))
     return kernel if prod(kernel) > 1 else ()

@@ -21,7 +21,7 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 def predict(
-    model,
+    model: Any,
     x: torch.Tensor,
     sigma: torch.Tensor,
     conditions: Mapping[str, Any],
@@ -35,7 +35,7 @@ def predict(
     """
     outputs: list[torch.Tensor] = []
 
-    def keep(executor, *args, **kwargs):
+    def keep(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         outputs.append(executor(*args, **kwargs))
         return outputs[-1]
 
@@ -45,7 +45,7 @@ def predict(
 
 
 def conditions(
-    model, texts: Sequence[Mapping[str, Any]], latent: torch.Tensor
+    model: Any, texts: Sequence[Mapping[str, Any]], latent: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """What `apply_model` takes beside latent and time, a row for each text.
 
@@ -73,14 +73,14 @@ def together(values: Sequence[Any]) -> Any:
     return torch.cat(list(values)) if torch.is_tensor(values[0]) else values[0]
 
 
-def with_wrapper(transformer_options: Mapping[str, Any], kind: str, key: str, wrapper) -> dict:
+def with_wrapper(transformer_options: Mapping[str, Any], kind: str, key: str, wrapper: Any) -> dict:
     """A copy of `transformer_options` with one more wrapper, inside all others of its kind."""
     wrappers = {k: dict(v) for k, v in transformer_options.get("wrappers", {}).items()}
     wrappers.setdefault(kind, {})[key] = [wrapper]
     return {**transformer_options, "wrappers": wrappers}
 
 
-def prediction_of(sampling, purpose: str) -> Prediction:
+def prediction_of(sampling: Any, purpose: str) -> Prediction:
     """What a model predicts, from its `model_sampling`.
 
     purpose: what it is wanted for, as in "training". Raises ArchitectureError for other kinds.
@@ -104,7 +104,7 @@ def prediction_of(sampling, purpose: str) -> Prediction:
     )
 
 
-def clone_for_gradients(patcher):
+def clone_for_gradients(patcher: Any) -> Any:
     """A clone whose weights stay put for the backward pass (newer ComfyUI streams them)."""
     try:
         return patcher.clone(disable_dynamic=True)
@@ -112,12 +112,12 @@ def clone_for_gradients(patcher):
         return patcher.clone()
 
 
-def plain_attention(func, *args, **kwargs):
+def plain_attention(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """PyTorch's own attention: the faster kernels have no backward."""
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 
-def choose_dtype(model, choice: str) -> torch.dtype:
+def choose_dtype(model: Any, choice: str) -> torch.dtype:
     """The compute dtype: "auto" is the model's own. Raises MosError for an unknown name."""
     if choice == "auto":
         # Not as it is now: another clone of the model may be loaded with a dtype of its own.

@@ -25,8 +25,8 @@ def recorded_inputs(
     """
     handles = []
 
-    def recorder(gram: Gram, path: str):
-        def record(module, args):
+    def recorder(gram: Gram, path: str) -> Callable:
+        def record(module: torch.nn.Module, args: tuple) -> None:
             x = args[0].detach()
             convolution = hasattr(module, "kernel_size")
             gram.add((patches(x, module) if convolution else rows(x, path)).flatten(0, -2))
@@ -43,7 +43,7 @@ def recorded_inputs(
             handle.remove()
 
 
-def patches(x: torch.Tensor, convolution) -> torch.Tensor:
+def patches(x: torch.Tensor, convolution: torch.nn.Module) -> torch.Tensor:
     """(batch, in, h, w) -> what each cell of the convolution's output sees, (batch, cells, in *
     kernel cells)."""
     kernel = convolution.kernel_size

@@ -5,6 +5,8 @@ global of ComfyUI is changed.
 """
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +45,9 @@ SD15_TOPOLOGY = {
 UNET_KEYS = ("model_channels", "channel_mult", "context_dim", "num_heads")
 
 
-def load_miniature(path, embedding_directory=None):
+def load_miniature(
+    path: str | Path, embedding_directory: str | None = None
+) -> tuple[Any, Any, Any]:
     """Loads a miniature checkpoint -> (comfy ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE).
 
     `embedding_directory` is where ComfyUI's `embedding:name` looks. Raises FileFormatError.
@@ -60,7 +64,7 @@ def load_miniature(path, embedding_directory=None):
     )
 
 
-def build_unet(config: dict, state_dict: dict):
+def build_unet(config: dict, state_dict: dict) -> Any:
     """An SD1.5-shaped UNet of any width -> comfy ModelPatcher (epsilon prediction, SD1.5's noise
     schedule).
 
@@ -79,7 +83,7 @@ def build_unet(config: dict, state_dict: dict):
     return as_patcher(MiniatureSD15({**SD15_TOPOLOGY, **config}), state_dict, "UNet")
 
 
-def build_clip(config: dict, state_dict: dict, embedding_directory=None):
+def build_clip(config: dict, state_dict: dict, embedding_directory: str | None = None) -> Any:
     """A CLIP text encoder of any width with ComfyUI's stock SD1 tokenizer -> comfy.sd.CLIP.
 
     `config`: `hidden_size`, `intermediate_size`, `num_attention_heads`, `num_hidden_layers` and

@@ -5,6 +5,7 @@ The transformer is ComfyUI's `Flux`, the texts are its T5 and CLIP-L, the VAE is
 """
 
 import functools
+from typing import Any
 
 import torch
 
@@ -47,7 +48,9 @@ T5_SHAPE = {
 }
 
 
-def build_flux(config: dict, parts: list[dict], embedding_directory=None):
+def build_flux(
+    config: dict, parts: list[dict], embedding_directory: str | None = None
+) -> tuple[Any, Any, Any]:
     """-> (comfy ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE). config: the file's record; parts: the
     weights of transformer, CLIP-L, T5 and VAE. Raises FileFormatError."""
     model, clip_l, t5, vae = parts
@@ -72,7 +75,7 @@ def flux_config(config: dict) -> dict:
     return full
 
 
-def build_transformer(config: dict, state_dict: dict):
+def build_transformer(config: dict, state_dict: dict) -> Any:
     """A Flux.1-shaped transformer -> comfy ModelPatcher (rectified flow, shift 1, as Schnell)."""
     import comfy.supported_models
 
@@ -93,7 +96,9 @@ def with_norm_names(state_dict: dict) -> dict:
     }
 
 
-def build_texts(clip_config: dict, clip_l: dict, t5_config: dict, t5: dict, directory=None):
+def build_texts(
+    clip_config: dict, clip_l: dict, t5_config: dict, t5: dict, directory: str | None = None
+) -> Any:
     """CLIP-L and T5 of any width with ComfyUI's stock tokenizers -> comfy.sd.CLIP."""
     import comfy.model_management as management
     import comfy.sd

@@ -1,6 +1,8 @@
 """What miniature checkpoints of every family are put together with: a model with its weights, the
 VAE, and the checks that a file's weights and its configuration belong together."""
 
+from typing import Any
+
 import torch
 
 from ...errors import FileFormatError
@@ -8,7 +10,7 @@ from ...errors import FileFormatError
 TEXT_KEYS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
 
 
-def as_patcher(model_config, state_dict: dict, what: str):
+def as_patcher(model_config: Any, state_dict: dict, what: str) -> Any:
     """A model of ComfyUI with these weights, all of them, -> its ModelPatcher, in the dtype that
     ComfyUI would choose. model_config: of comfy.supported_models."""
     import comfy.model_management as management
@@ -32,7 +34,7 @@ def as_patcher(model_config, state_dict: dict, what: str):
     return patcher(model, load_device=load_device, offload_device=offload_device)
 
 
-def build_vae(state_dict: dict):
+def build_vae(state_dict: dict) -> Any:
     """A TAESD-shaped VAE, `taesd_encoder.*`, `taesd_decoder.*`, `vae_scale`, `vae_shift` ->
     comfy.sd.VAE."""
     import comfy.sd

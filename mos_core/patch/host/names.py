@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.lora
 
@@ -61,12 +62,12 @@ class ModelNames:
         return None if host is None else target_of(host)
 
 
-def names_of_model(model) -> ModelNames:
+def names_of_model(model: Any) -> ModelNames:
     """model: ModelPatcher."""
     return ModelNames(comfy.lora.model_lora_keys_unet(model.model, {}))
 
 
-def names_of_clip(clip) -> ModelNames:
+def names_of_clip(clip: Any) -> ModelNames:
     """clip: comfy.sd.CLIP."""
     return ModelNames(comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}))
 
@@ -93,7 +94,7 @@ def plain_name(name: str) -> str:
     return name.removesuffix("_0") if name.endswith("to_out_0") else name
 
 
-def target_of(host) -> Target:
+def target_of(host: Any) -> Target:
     """A value of ComfyUI's key map as a site. Raises ArchitectureError for one that is none."""
     key, part, function = host, None, None
     if not isinstance(host, str):

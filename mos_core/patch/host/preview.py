@@ -1,5 +1,7 @@
 """A picture of a latent for the progress bar, without disturbing the models at work."""
 
+from typing import Any
+
 import comfy.model_management
 import latent_preview
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 SIZE = 512  # longest side that the browser is sent
 
 
-def decode_preview(patcher, vae, latent: torch.Tensor):
+def decode_preview(patcher: Any, vae: Any, latent: torch.Tensor) -> tuple | None:
     """('JPEG', image, size) for ProgressBar, or None if there is no way to show the latent.
 
     latent: (1, 4, h, w) in the model's scale. The VAE decodes it if it fits beside what is loaded;

@@ -5,6 +5,7 @@ once as it is and once with a change of the latent. So samplers of other packs a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ CHURN = 1.5  # samplers that add noise where a step begins go above its sigma, b
 class StandIn:
     """What a sampler takes for the model: it notes its calls, and may change one latent."""
 
-    def __init__(self, model_k, own_functions: Sequence):
+    def __init__(self, model_k: Any, own_functions: Sequence):
         self.inner_model = model_k.inner_model  # samplers read the noise schedule from it
         self.known = own_functions
         self.inputs: list[torch.Tensor] = []
@@ -27,7 +28,9 @@ class StandIn:
         self.step_calls: dict[int, int] = {}  # call -> step
         self.change_at: int | None = None
 
-    def __call__(self, x, sigma, model_options=None, **kwargs):
+    def __call__(
+        self, x: torch.Tensor, sigma: torch.Tensor, model_options: dict | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         if len(self.inputs) == self.change_at:
             x += 1.0
         self.inputs.append(x.clone())
@@ -56,14 +59,14 @@ class StandIn:
         self.step_calls.setdefault(len(self.inputs) - 1, int(state["i"]))
 
 
-def name_of(sampler_function) -> str:
+def name_of(sampler_function: Any) -> str:
     """A sampler's name as the menus have it, as far as its function tells."""
     name = getattr(sampler_function, "__name__", type(sampler_function).__name__)
     return name.removeprefix("sample_").removesuffix("_function").replace("unipc", "uni_pc")
 
 
 def plan_steps(
-    sampler_function, model_k, sigmas, extra_args: dict, options: dict
+    sampler_function: Any, model_k: Any, sigmas: torch.Tensor, extra_args: dict, options: dict
 ) -> dict[int, int]:
     """Number of a model call -> number of the step that it begins, from 0.
 
@@ -86,7 +89,7 @@ def plan_steps(
     return calls
 
 
-def _effect(function, model_k, extra_args, options) -> float:
+def _effect(function: Any, model_k: Any, extra_args: dict, options: dict) -> float:
     """What is left in the second step of a change of 1 in the first, on a schedule that is fine
     enough for every method."""
     sigmas = torch.cat([torch.logspace(*TRIAL, base=10.0), torch.zeros(1)])
@@ -96,7 +99,7 @@ def _effect(function, model_k, extra_args, options) -> float:
     return (changed.inputs[second] - plain.inputs[second]).mean().item()
 
 
-def _on_schedule(calls: dict[int, int], walk: StandIn, sigmas) -> bool:
+def _on_schedule(calls: dict[int, int], walk: StandIn, sigmas: torch.Tensor) -> bool:
     """Whether every step begins at its sigma; samplers that choose their own do not."""
     schedule = sigmas.tolist()
     return all(
@@ -105,7 +108,14 @@ def _on_schedule(calls: dict[int, int], walk: StandIn, sigmas) -> bool:
     )
 
 
-def _walk(function, model_k, sigmas, extra_args, options, change_at=None) -> StandIn:
+def _walk(
+    function: Any,
+    model_k: Any,
+    sigmas: torch.Tensor,
+    extra_args: dict,
+    options: dict,
+    change_at: int | None = None,
+) -> StandIn:
     model_options = extra_args.get("model_options", {})
     own = list(model_options.get("sampler_post_cfg_function", ()))
     stand_in = StandIn(model_k, own)
@@ -131,7 +141,7 @@ def _walk(function, model_k, sigmas, extra_args, options, change_at=None) -> Sta
     return stand_in
 
 
-def _refusal(function) -> str:
+def _refusal(function: Any) -> str:
     return (
         f"The sampler '{name_of(function)}' does not take on changes of the latent between its "
         "steps, so the guidance of Composer Attention cannot work with it. Choose another one "

@@ -1,5 +1,7 @@
 """Sentences for a node that can only be found when a sampling begins."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,17 +29,24 @@ class SamplingNotes:
     def __init__(self, check: Callable[[Sampling], Iterable[str]], tell: Tell):
         self.check, self.tell = check, tell
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> SamplingNotes:
         return self
 
-    def __call__(self, executor, noise, latent_image, *given, **more):
+    def __call__(
+        self,
+        executor: Any,
+        noise: Any,
+        latent_image: Any,
+        *given: Any,
+        **more: Any,
+    ) -> Any:
         guider = executor.class_obj
         self.tell("\n".join(self.check(describe(guider, latent_image))))
         return executor(noise, latent_image, *given, **more)
 
 
 def add_sampling_notes(
-    model, key: str, check: Callable[[Sampling], Iterable[str]], tell: Tell
+    model: Any, key: str, check: Callable[[Sampling], Iterable[str]], tell: Tell
 ) -> None:
     """Lets `tell` hear of each sampling with `model`, a ModelPatcher clone of ours; one per key."""
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
@@ -45,7 +54,7 @@ def add_sampling_notes(
     model.add_wrapper_with_key(kind, key, SamplingNotes(check, tell))
 
 
-def describe(guider, latent_image) -> Sampling:
+def describe(guider: Any, latent_image: Any) -> Sampling:
     rows, columns = latent_image.shape[-2:]
     format = getattr(guider.model_patcher.model, "latent_format", None)
     scale = getattr(format, "spacial_downscale_ratio", 8)

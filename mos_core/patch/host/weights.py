@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.lora
 import comfy.utils
@@ -18,7 +19,9 @@ from .fit import check_site, has_bias
 from .names import Target
 
 
-def merge_named(patcher, concept: Concept, targets: Mapping[str, Target], strength: float) -> None:
+def merge_named(
+    patcher: Any, concept: Concept, targets: Mapping[str, Target], strength: float
+) -> None:
     """Adds the concept's deltas to a clone of ours, as ComfyUI's own Load LoRA does, bit for bit.
 
     targets: name in the file -> where it goes (bind.match_names). Strength 0 adds nothing. Raises
@@ -31,7 +34,7 @@ def merge_named(patcher, concept: Concept, targets: Mapping[str, Target], streng
         add_patches(patcher, patches_of(patcher, concept.deltas, hosts), strength, concept.name)
 
 
-def merge_sites(patcher, deltas: Mapping[Site, Delta], owner: str) -> None:
+def merge_sites(patcher: Any, deltas: Mapping[Site, Delta], owner: str) -> None:
     """Adds deltas that are bound already (strengths multiplied in) to a clone of ours."""
     for site, delta in deltas.items():
         check_site(patcher, site, delta, site.path, owner)
@@ -41,7 +44,7 @@ def merge_sites(patcher, deltas: Mapping[Site, Delta], owner: str) -> None:
 
 
 def patches_of(
-    patcher, deltas: Mapping[str, Delta | Adapter], hosts: Mapping[str, object]
+    patcher: Any, deltas: Mapping[str, Delta | Adapter], hosts: Mapping[str, object]
 ) -> dict[object, object]:
     """What ComfyUI's `add_patches` takes: its own adapters wherever it reads the kind."""
     tensors: dict[str, torch.Tensor] = {}
@@ -62,12 +65,12 @@ def patches_of(
     return {**patches, **comfy.lora.load_lora(tensors, dict(hosts), log_missing=False)}
 
 
-def _parts_of(host) -> tuple[str, tuple[int, int, int] | None]:
+def _parts_of(host: Any) -> tuple[str, tuple[int, int, int] | None]:
     """A value of ComfyUI's key map: its weight, and the slice of it."""
     return (host, None) if isinstance(host, str) else (host[0], host[1])
 
 
-def add_patches(patcher, patches: Mapping, strength: float, owner: str) -> None:
+def add_patches(patcher: Any, patches: Mapping, strength: float, owner: str) -> None:
     """Raises ArchitectureError unless the patcher takes every patch."""
     applied = set(patcher.add_patches(dict(patches), strength)) if patches else set()
     if len(applied) != len(patches):
@@ -77,12 +80,12 @@ def add_patches(patcher, patches: Mapping, strength: float, owner: str) -> None:
         )
 
 
-def host_of(site: Site):
+def host_of(site: Site) -> str | tuple[str, tuple[int, int, int]]:
     """The site as ComfyUI's patches are keyed: a key, or (key, (axis, start, length))."""
     return site.key if site.part is None else (site.key, (0, *site.part))
 
 
-def as_weight(patcher, key: str, matrix: torch.Tensor) -> torch.Tensor:
+def as_weight(patcher: Any, key: str, matrix: torch.Tensor) -> torch.Tensor:
     """(out, in) in the shape of a weight: (out, in, 1, 1) for a convolution."""
     module = comfy.utils.get_attr(patcher.model, key.removesuffix(".weight"))
     return matrix.reshape(matrix.shape[0], -1, *getattr(module, "kernel_size", ()))

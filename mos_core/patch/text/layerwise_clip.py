@@ -1,5 +1,9 @@
 """Layer-wise text on the CLIP's side: the stock text encode node emits wide conditionings."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.patcher_extension
 import torch
 
@@ -20,20 +24,20 @@ class LayerwiseEncode:
     (another pack's object patch), or None for the encoder's own.
     """
 
-    def __init__(self, model, rows: int, prior=None):
+    def __init__(self, model: Any, rows: int, prior: Any = None):
         self.model = model  # the text encoder module, e.g. SD1ClipModel
         self.rows = rows
         self.prior = prior
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseEncode:
         return self
 
-    def encode_stock(self, tokens: dict):
+    def encode_stock(self, tokens: dict) -> Any:
         if self.prior is not None:
             return self.prior(tokens)
         return type(self.model).encode_token_weights(self.model, tokens)
 
-    def __call__(self, tokens: dict):
+    def __call__(self, tokens: dict) -> tuple[torch.Tensor, Any, Any]:
         """{encoder's name: sections} -> (wide cond (1, tokens, rows * width), pooled, extras).
 
         The pooled output is that of the prompt with the mean of every token's rows.
@@ -49,14 +53,14 @@ class LayerwiseEncode:
         return widen(cond, index), pooled, extras
 
 
-def rebind_on_clone(patcher, clone) -> None:
+def rebind_on_clone(patcher: Any, clone: Any) -> None:
     """ON_CLONE callback: newer ComfyUI may give a clone another module."""
     encode = clone.object_patches.get(METHOD)
     if isinstance(encode, LayerwiseEncode) and encode.model is not clone.model:
         clone.add_object_patch(METHOD, LayerwiseEncode(clone.model, encode.rows, encode.prior))
 
 
-def add_vocabulary(clip, vocabulary: Vocabulary) -> None:
+def add_vocabulary(clip: Any, vocabulary: Vocabulary) -> None:
     """Makes `clip` (a clone of ours) read and encode the concept tokens of `vocabulary`."""
     clip.tokenizer = ConceptTokenizer(stock_tokenizer(clip), vocabulary)
     patcher = clip.patcher
@@ -70,19 +74,19 @@ def add_vocabulary(clip, vocabulary: Vocabulary) -> None:
         patcher.add_callback_with_key(on_clone, KEY, rebind_on_clone)
 
 
-def stock_tokenizer(clip):
+def stock_tokenizer(clip: Any) -> Any:
     """The CLIP's tokenizer without concept tokens."""
     known = isinstance(clip.tokenizer, ConceptTokenizer)
     return clip.tokenizer.base if known else clip.tokenizer
 
 
-def vocabulary_of(clip) -> Vocabulary:
+def vocabulary_of(clip: Any) -> Vocabulary:
     """The concept tokens that a CLIP already knows (empty for a stock one)."""
     known = isinstance(clip.tokenizer, ConceptTokenizer)
     return clip.tokenizer.vocabulary if known else Vocabulary({}, {})
 
 
-def embedding_widths(clip) -> dict[str, int]:
+def embedding_widths(clip: Any) -> dict[str, int]:
     """Text encoders of CLIP's kind in a CLIP ("clip_l", "clip_g") -> width of their embeddings."""
     widths = {}
     for name in ("clip_l", "clip_g", "clip_h"):

@@ -4,7 +4,10 @@ Nothing is written on modules: wrappers on the ModelPatcher build the attention 
 so that clones, low-memory modes, other packs' patches and torch.compile are left alone.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import comfy.conds
 import comfy.patcher_extension
@@ -23,7 +26,7 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 class LayerwiseMark(comfy.conds.CONDConstant):
     """Rides along with a wide conditioning; a patched model takes it off, any other stops at it."""
 
-    def process_cond(self, batch_size, **kwargs):
+    def process_cond(self, batch_size: int, **kwargs: Any) -> None:
         raise ArchitectureError(
             f"this conditioning holds {self.cond} layer-wise texts (concept tokens), but the MODEL "
             "that samples it does not know them: connect the MODEL output of the same Apply "
@@ -53,7 +56,7 @@ class LayerwiseText:
             for rows in self.counts
         }
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseText:
         return self  # immutable
 
     def rows_of(self, text: torch.Tensor | None) -> int | None:
@@ -65,7 +68,15 @@ class LayerwiseText:
     def is_wide(self, text: torch.Tensor | None) -> bool:
         return self.rows_of(text) is not None
 
-    def accept_marked(self, executor, model, conds, x_in, timestep, model_options):
+    def accept_marked(
+        self,
+        executor: Any,
+        model: Any,
+        conds: Any,
+        x_in: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict | None,
+    ) -> Any:
         """CALC_COND_BATCH wrapper: takes the marks off, gives ControlNets a narrow text."""
         ready = [cond and [self.unmark(entry) for entry in cond] for cond in conds]
         return executor(model, ready, x_in, timestep, model_options)
@@ -90,8 +101,17 @@ class LayerwiseText:
                 conds["crossattn_controlnet"] = comfy.conds.CONDCrossAttn(narrow)
         return {**entry, "model_conds": conds}
 
-    def slice_text(self, executor, x, timesteps=None, context=None, y=None, control=None,
-                   transformer_options=None, **kwargs):  # fmt: skip
+    def slice_text(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """DIFFUSION_MODEL wrapper: puts the slicing first in every cross-attention.
 
         context: (batch, tokens, rows * width), or narrow, which passes as it is.
@@ -108,7 +128,9 @@ class LayerwiseText:
             options = {**options, "patches": {**patches, "attn2_patch": own}}
         return executor(x, timesteps, context, y, control, options, **kwargs)
 
-    def slice_foreign(self, n, context, value, extra_options):
+    def slice_foreign(
+        self, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra_options: dict
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The last attn2_patch: a wide text that another pack's patch has put in, out of the
         conditioning where no mark travels, is cut to this layer's own part."""
         name, number = extra_options["block"]
@@ -122,11 +144,13 @@ class LayerwiseText:
         start = self.rows[rows][key] * self.width
         return text[..., start : start + self.width]
 
-    def pick(self, texts: Sequence[torch.Tensor]):
+    def pick(self, texts: Sequence[torch.Tensor]) -> Callable:
         """The attn2_patch that hands each layer its own of `texts`, (batch, tokens, width) each."""
         rows = self.rows[len(texts)]
 
-        def slice_of_layer(n, context, value, extra_options):
+        def slice_of_layer(
+            n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra_options: dict
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             name, number = extra_options["block"]
             text = texts[rows[name, number, extra_options.get("block_index", 0)]]
             return n, text, text
@@ -134,14 +158,14 @@ class LayerwiseText:
         return slice_of_layer
 
 
-def with_first_patch(transformer_options: dict, kind: str, patch) -> dict:
+def with_first_patch(transformer_options: dict, kind: str, patch: Any) -> dict:
     """A copy of `transformer_options` with `patch` before all others of its kind."""
     patches = dict(transformer_options.get("patches", {}))
     patches[kind] = [patch, *patches.get(kind, [])]
     return {**transformer_options, "patches": patches}
 
 
-def text_options(model) -> dict:
+def text_options(model: Any) -> dict:
     """transformer_options of a pass of our own that reads wide conditionings, where the model (a
     ModelPatcher) is of a kind that can."""
     if "transformer_depth" not in model.model.model_config.unet_config:
@@ -152,7 +176,7 @@ def text_options(model) -> dict:
     return {"wrappers": {kind: {KEY: list(patched.get_wrappers(kind, KEY))}}}
 
 
-def add_layerwise_text(model) -> None:
+def add_layerwise_text(model: Any) -> None:
     """Makes `model` (a ModelPatcher clone of ours) read wide conditionings. Idempotent.
 
     Raises ArchitectureError if the model is no SD-style UNet.

@@ -1,5 +1,7 @@
 """MODEL and CLIP that do not belong together: seen before, or when a sampling begins."""
 
+from typing import Any
+
 from ...errors import ConceptTokenError
 from ...regions.region import Regions
 from ...text.vocabulary import TOKEN_LIKE
@@ -17,12 +19,12 @@ OTHER_CLIP = (
 )
 
 
-def holds_concepts(model) -> bool:
+def holds_concepts(model: Any) -> bool:
     """Whether a ModelPatcher is made for layer-wise text."""
     return bool(model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY))
 
 
-def tell_of_plain_text(model, clip, tell: Tell) -> None:
+def tell_of_plain_text(model: Any, clip: Any, tell: Tell) -> None:
     """Lets `tell` hear when `model` draws a picture none of whose prompts comes from `clip`.
 
     model, clip: ours, of one node. Nothing to hear for a clip that knows no concept tokens.
@@ -38,7 +40,7 @@ def plain_text_notes(sampling: Sampling) -> tuple[str, ...]:
     return (PLAIN_TEXT,)
 
 
-def check_same_source(model, clip, regions: Regions) -> tuple[str, ...]:
+def check_same_source(model: Any, clip: Any, regions: Regions) -> tuple[str, ...]:
     """Notes on a MODEL with concepts and a CLIP without. Raises ConceptTokenError where a region
     names a concept, which would come out as a blob."""
     if not holds_concepts(model) or vocabulary_of(clip).tokens:

@@ -1,6 +1,7 @@
 """What training needs of the models, before any work."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ...errors import ArchitectureError, TrainError
 from ...families import family_of
@@ -10,7 +11,9 @@ from ..host.checks import check_encoders, check_latents, check_vae
 from ..host.forward import choose_dtype, prediction_of
 
 
-def check_trainable(model, clip, vae, words: Sequence[str], settings: TrainSettings) -> None:
+def check_trainable(
+    model: Any, clip: Any, vae: Any, words: Sequence[str], settings: TrainSettings
+) -> None:
     """Raises MosError, in the user's words, for a MODEL, CLIP or VAE that training does not know,
     or that cannot do what is asked."""
     family, _ = family_of(model.model.model_config.unet_config)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -48,9 +49,9 @@ class Wanted:
 
 
 def train_concept(
-    model,
-    clip,
-    vae,
+    model: Any,
+    clip: Any,
+    vae: Any,
     pictures: TrainingSet,
     wanted: Wanted,
     settings: TrainSettings,
@@ -90,8 +91,8 @@ def check_training_set(pictures: TrainingSet, settings: TrainSettings) -> list[s
 
 
 def new_parameters(
-    model,
-    clip,
+    model: Any,
+    clip: Any,
     words: tuple[str, ...],
     initializer: str,
     settings: TrainSettings,
@@ -127,7 +128,7 @@ def rows_of_tables(
     return most if settings.rows == ROWS[1] else fewest
 
 
-def check_words_free(clip, words: Sequence[str]) -> None:
+def check_words_free(clip: Any, words: Sequence[str]) -> None:
     """Raises TrainError for a token that a text encoder or a loaded concept already has."""
     taken = {token.casefold() for token in vocabulary_of(clip).tokens}
     inner = stock_tokenizer(clip)
@@ -154,7 +155,9 @@ def views_of(pictures: TrainingSet, captions: Sequence[str], settings: TrainSett
         return make_views(images, masks, captions, size, count, settings.seed, square)
 
 
-def encode_views(model, vae, views: Sequence[View], settings: TrainSettings) -> list[Example]:
+def encode_views(
+    model: Any, vae: Any, views: Sequence[View], settings: TrainSettings
+) -> list[Example]:
     """The views' latents, (channels, h, w) float32 on the CPU, in the scale that the model sees."""
     latents = []
     for view in views:

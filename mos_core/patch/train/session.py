@@ -6,6 +6,7 @@ When it closes, MODEL and CLIP are bit for bit as before.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import comfy.k_diffusion.sampling
 import comfy.ldm.modules.attention
@@ -35,7 +36,7 @@ from .text import ClipText, FixedText
 class Session:
     """See train.session.TrainSession. Made by open_session."""
 
-    def __init__(self, model, clip, trainable: TrainableConcept, dtype: torch.dtype):
+    def __init__(self, model: Any, clip: Any, trainable: TrainableConcept, dtype: torch.dtype):
         self.patcher = model
         self.model = model.model
         self.trainable = trainable
@@ -70,7 +71,14 @@ class Session:
             _, output, maps = self.run(x, sigma, texts, frames, record)
             return output, maps
 
-    def run(self, x, sigma, texts: Texts, frames: Sequence[Frame] = (), record: bool = False):
+    def run(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        texts: Texts,
+        frames: Sequence[Frame] = (),
+        record: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """(denoised, output, maps) of one forward pass; see TrainSession.predict."""
         maps: dict[tuple[int, int], list[torch.Tensor]] = {}
         options = {**self.options, "optimized_attention_override": plain_attention}
@@ -102,7 +110,7 @@ class Session:
             noise = noise.to(self.device)
             x = self.sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
 
-            def guided(x: torch.Tensor, sigma: torch.Tensor, **_) -> torch.Tensor:
+            def guided(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
                 stop_on_cancel()
                 both = torch.cat([x, x])
                 denoised, _, _ = self.run(both, sigma.expand(2), texts)
@@ -112,7 +120,7 @@ class Session:
             return x.float().cpu()
 
 
-def preview_shape(model, size: int) -> tuple[int, ...]:
+def preview_shape(model: Any, size: int) -> tuple[int, ...]:
     """(1, channels, h, w) of a square picture; (1, channels, 1, h, w) where latents have a time."""
     family, _ = family_of(model.model_config.unet_config)
     side, times = size // family.latent.pixels, [1] * (family.latent.axes - 2)
@@ -146,7 +154,14 @@ def cancels_stop() -> Iterator[None]:
 stop_on_cancel = comfy.model_management.throw_exception_if_processing_interrupted
 
 
-def record_maps(q, k, v, extra_options, maps, select):
+def record_maps(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    extra_options: dict,
+    maps: dict[tuple[int, int], list[torch.Tensor]],
+    select: torch.Tensor,
+) -> torch.Tensor:
     """attn2 replacement: the plain result, keeping the concept tokens' maps by grid (h, w)."""
     heads = extra_options["n_heads"]
     h, w = extra_options["activations_shape"][2:]
@@ -156,7 +171,7 @@ def record_maps(q, k, v, extra_options, maps, select):
 
 @contextmanager
 def open_session(
-    model, clip, trainable: TrainableConcept, dtype: str, checkpointing: bool
+    model: Any, clip: Any, trainable: TrainableConcept, dtype: str, checkpointing: bool
 ) -> Iterator[Session]:
     """Loads clones of MODEL and CLIP fully, and makes them differentiable for the `with` block."""
     compute = choose_dtype(model, dtype)

@@ -1,6 +1,7 @@
 """Which layers of a MODEL and CLIP training can change, by the names that a concept file has."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import comfy.utils
 import torch
@@ -17,7 +18,7 @@ ALL = "all linear"
 
 
 def targets_of(
-    model, clip, family: Family, attention: Sequence[AttentionLayer], layers: str
+    model: Any, clip: Any, family: Family, attention: Sequence[AttentionLayer], layers: str
 ) -> dict[str, Target]:
     """Name in the file -> layer: of the text encoders that learn, then of the model, in the order
     in which they run. layers: "attention" or "all linear"."""
@@ -56,7 +57,7 @@ def unet_targets(root: torch.nn.Module, attention: Sequence[UNetLayer], layers: 
             yield UNET_PART + name, Target(site, shape_of(root, site), False)
 
 
-def model_targets(model, family: Family, layers: str) -> Iterator:
+def model_targets(model: Any, family: Family, layers: str) -> Iterator:
     """(name, Target) of any other model's linear layers, by ComfyUI's own names."""
     parts = family.targets[layers]
     for path, module in model.model.named_modules():

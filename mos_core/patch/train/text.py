@@ -21,7 +21,7 @@ CAPTIONS = 256  # encoded captions that are kept where nothing of them is traine
 class ClipText:
     """CLIP's text encoders of an open session. clip: a comfy.sd.CLIP, its weights loaded."""
 
-    def __init__(self, clip, family: Family, trainable: TrainableConcept):
+    def __init__(self, clip: Any, family: Family, trainable: TrainableConcept):
         self.text = clip.cond_stage_model
         self.clip_skip = clip.layer_idx
         self.trainable = trainable
@@ -99,7 +99,7 @@ class ClipText:
 class FixedText:
     """A text encoder that is not trained: captions as ComfyUI encodes them, kept."""
 
-    def __init__(self, clip):
+    def __init__(self, clip: Any):
         self.clip = clip
         self.encode_one = lru_cache(CAPTIONS)(self._encode_one)
 
@@ -115,7 +115,7 @@ class FixedText:
         return {**kept, "cross_attn": cond.clone()}
 
 
-def with_table(token, tables: Mapping[str, torch.Tensor]):
+def with_table(token: Any, tables: Mapping[str, torch.Tensor]) -> Any:
     """A concept token's placeholder -> the token with its trained table; others as they are."""
     word = concept_word(token) if concept_table(token) is not None else None
     if word is None or word not in tables:
@@ -126,7 +126,7 @@ def with_table(token, tables: Mapping[str, torch.Tensor]):
     return made
 
 
-def session_tokenizer(clip, trainable: TrainableConcept):
+def session_tokenizer(clip: Any, trainable: TrainableConcept) -> Any:
     """The CLIP's tokenizer with the trained tokens, as placeholders."""
     known = vocabulary_of(clip)
     if not trainable.tokens:
@@ -142,7 +142,7 @@ def session_tokenizer(clip, trainable: TrainableConcept):
     return ConceptTokenizer(stock_tokenizer(clip), Vocabulary(tables, {**known.owners, **owners}))
 
 
-def word_embedding(clip, encoder: str, word: str) -> torch.Tensor:
+def word_embedding(clip: Any, encoder: str, word: str) -> torch.Tensor:
     """(width,) float32: a text encoder's embedding of a word that is one token.
 
     Raises TrainError for a word of several tokens.
