@@ -6,8 +6,9 @@ grown box, and the background has its cells back. The state lives for one sampli
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -33,14 +34,16 @@ class SilhouetteRecorder:
 
     leads = False  # it watches the picture's own passes
 
-    def __init__(self, layers: Sequence[int], grid: tuple[int, int], positions):
+    def __init__(
+        self, layers: Sequence[int], grid: tuple[int, int], positions: Iterable[Sequence[int]]
+    ):
         self.layers, self.grid = frozenset(layers), grid
         self.positions = [list(own) for own in positions]
         self.words: dict[int, torch.Tensor] = {}
         self.own: torch.Tensor | None = None
         self.weight = 0.0  # of the step; later ones see more
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "SilhouetteRecorder":
         return self
 
     def wants(self, layer: int) -> bool:
@@ -59,7 +62,15 @@ class SilhouetteRecorder:
         words = self.weight * words / words.mean().clamp(min=1e-12)
         self.words[region] = self.words.get(region, 0) + words
 
-    def self_attention(self, layer, region, q, k, heads, allowed=None) -> None:
+    def self_attention(
+        self,
+        layer: int,
+        region: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        heads: int,
+        allowed: torch.Tensor | None = None,
+    ) -> None:
         """q, k: (batch, cells, inner). Once for all regions."""
         if region != 0 or q.shape[1] != self.grid[0] * self.grid[1]:
             return
@@ -76,10 +87,19 @@ class Adaptation:
         self.settings = FindSettings(grow=0.35)
         self.waiting: list = []  # per sampling: (recorder, sigma from which silhouettes hold)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "Adaptation":
         return self
 
-    def sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+    def sample(
+        self,
+        executor: Any,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """OUTER_SAMPLE wrapper."""
         grid = grid_for(*noise.shape[-2:])
         level = _halvings(noise.shape[-2:], grid)
@@ -92,7 +112,7 @@ class Adaptation:
         finally:
             self.waiting.pop()
 
-    def call(self, executor, *args, **kwargs):
+    def call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: records, and changes the regions when the time has come."""
         recorder, until = self.waiting[-1] if self.waiting else (None, 0.0)
         options = kwargs.get("transformer_options") or (args[5] if len(args) > 5 else None)
@@ -147,7 +167,7 @@ def _halvings(latent: Sequence[int], grid: tuple[int, int]) -> int:
     return halved
 
 
-def add_adaptation(patched, share: float, say: Callable[[str], None] = logging.info) -> bool:
+def add_adaptation(patched: Any, share: float, say: Callable[[str], None] = logging.info) -> bool:
     """Adds it to a ModelPatcher clone of ours; False where it cannot act (no regions, or a
     transformer, whose layers it does not read)."""
     regional = regional_of(patched)

@@ -1,11 +1,13 @@
 """What Composer Attention checks of its inputs before all work."""
 
+from typing import Any
+
 from ...errors import ConceptTokenError
 from ...records import Concepts
 from ..text.layerwise_clip import vocabulary_of
 
 
-def check_base(clip, concepts: Concepts) -> None:
+def check_base(clip: Any, concepts: Concepts) -> None:
     """Raises ConceptTokenError if the CLIP already knows one of the concepts."""
     known = {token.casefold() for token in vocabulary_of(clip).tokens}
     for entry in concepts:

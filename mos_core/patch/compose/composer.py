@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ from .transformer import reference_notes, transformer_notes
 
 
 def apply_composer(
-    model, clip, concepts: Concepts, regions: Regions, settings: ComposerSettings
+    model: Any, clip: Any, concepts: Concepts, regions: Regions, settings: ComposerSettings
 ) -> tuple:
     """(MODEL, CLIP, ComposerLog, notes): each concept in its regions, guided as in the settings.
 
@@ -79,7 +80,7 @@ def apply_composer(
 
 
 def draw_regions(
-    model, clip, regions: Regions, concepts: Concepts, assigned: tuple[int | None, ...]
+    model: Any, clip: Any, regions: Regions, concepts: Concepts, assigned: tuple[int | None, ...]
 ) -> tuple[Drawn, ...]:
     """Each region with its text and its concept, bound to the model. assigned: per region, the
     number of its concept, or None."""
@@ -126,12 +127,12 @@ def names_any(regions: Regions, entry: WeightedConcept) -> bool:
     return False
 
 
-def token_positions(clip, prompt: str, concept: Concept) -> tuple[int, ...]:
+def token_positions(clip: Any, prompt: str, concept: Concept) -> tuple[int, ...]:
     """Where the concept's words stand in the encoded prompt, sections of 77 counted through."""
     return positions_of(tokenizer_for(clip, concept), prompt, concept)
 
 
-def tokenizer_for(clip, concept: Concept | None):
+def tokenizer_for(clip: Any, concept: Concept | None) -> Any:
     """The CLIP's tokenizer, with the concept's tokens if it has any."""
     if concept is None or not concept.tables:
         return clip.tokenizer

@@ -6,6 +6,7 @@ only aliased or copied, and come back also after an error.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import comfy.samplers
 import torch
@@ -22,7 +23,7 @@ LEFT_OUT = ("multigpu_clones", "context_handler", "model_function_wrapper")
 
 @contextmanager
 def maps_recorded(
-    guider,
+    guider: Any,
     x: torch.Tensor,
     sigma: torch.Tensor,
     model_options: dict,
@@ -68,7 +69,7 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def active_positive(guider, sigma: float) -> dict | None:
+def active_positive(guider: Any, sigma: float) -> dict | None:
     """The first positive conditioning that covers the whole picture at this time, or None."""
     entries = guider.conds.get("positive")
     if entries is None:  # a guider of another kind: its first conditionings are the prompt
@@ -104,14 +105,16 @@ def ready(entry: dict) -> dict:
 class WithoutGradients:
     """Stands in for a ControlNet or T2I-Adapter, which takes no part in a backward pass."""
 
-    def __init__(self, control):
+    def __init__(self, control: Any):
         self.control = control
 
-    def get_control(self, x_noisy, t, cond, *args, **kwargs):
+    def get_control(
+        self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         with torch.no_grad():
             return self.control.get_control(x_noisy.detach(), t, cond, *args, **kwargs)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "control":
             raise AttributeError(name)
         return getattr(self.control, name)

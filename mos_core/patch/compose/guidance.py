@@ -5,7 +5,8 @@ one sampling: it re-initialises the latent and hands the sampler a model that ch
 the beginning of a step. Frame: ComfyUI's x = clean + sigma * noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import comfy.patcher_extension
 import torch
@@ -28,20 +29,22 @@ class Guidance:
         self.drawn = tuple(drawn)
         self.settings, self.log = settings, log
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "Guidance":
         return self
 
-    def to(self, *args, **kwargs):
+    def to(self, *args: Any, **kwargs: Any) -> "Guidance":
         return self  # nothing of ours lies on a device
 
-    def load(self, executor, *args, **kwargs):
+    def load(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """PREPARE_SAMPLING wrapper: newer versions stream weights that do not fit through buffers
         that are used again, which a backward pass must not meet. They can load all of them."""
         if self.settings.updates and "force_full_load" in kwargs:
             kwargs["force_full_load"] = True
         return executor(*args, **kwargs)
 
-    def __call__(self, executor, guider, sigmas, *args, **kwargs):
+    def __call__(
+        self, executor: Any, guider: Any, sigmas: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         sampler = executor.class_obj
         own = getattr(sampler, "sampler_function", None)
         if own is None:
@@ -51,7 +54,15 @@ class Guidance:
                 "to 0 and switch reinitialise off."
             )
 
-        def guided(model_k, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        def guided(
+            model_k: Any,
+            x: torch.Tensor,
+            sigmas: torch.Tensor,
+            extra_args: dict | None = None,
+            callback: Callable | None = None,
+            disable: bool | None = None,
+            **options: Any,
+        ) -> torch.Tensor:
             self.log.begin(len(sigmas) - 1)
             extra_args = extra_args or {}
             plan = {}
@@ -77,24 +88,24 @@ class Guidance:
 class GuidedModel:
     """What the sampler takes for its model: changes the latent in place where a step begins."""
 
-    def __init__(self, model_k, plan: dict[int, int], run: GuidedRun):
+    def __init__(self, model_k: Any, plan: dict[int, int], run: GuidedRun):
         self.model_k, self.plan, self.run = model_k, plan, run
         self.calls = 0
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         step = self.plan.get(self.calls)
         self.calls += 1
         if step is not None:
             self.run.update(x, sigma, step)
         return self.model_k(x, sigma, *args, **kwargs)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "model_k":
             raise AttributeError(name)
         return getattr(self.model_k, name)
 
 
-def add_guidance(model, guidance: Guidance) -> None:
+def add_guidance(model: Any, guidance: Guidance) -> None:
     """Puts the guidance on `model`, a ModelPatcher clone of ours, if it has anything to do."""
     wanted = guidance.settings.updates or guidance.settings.reinitialise
     if wanted and guidance.drawn:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -35,6 +36,7 @@ NO_MAPS = (
 )
 NOISE_ALONE = 0.05  # part of the noise schedule: schedulers that begin a little late begin here
 USABLE = 0.7  # of the free memory
+Found = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]  # see `gradient`
 
 
 class GuidedRun:
@@ -45,7 +47,7 @@ class GuidedRun:
         drawn: Sequence[Drawn],
         settings: GuidanceSettings,
         log: ComposerLog,
-        guider,
+        guider: Any,
         x: torch.Tensor,
         sigmas: torch.Tensor,
         extra_args: dict,
@@ -172,7 +174,7 @@ class GuidedRun:
         x -= self._where_allowed(change, sigma[0]).to(x.dtype)
         self._note(step, sigma, losses, fine, terms, maps)
 
-    def _step_size(self, gradient, sigma, step: int) -> torch.Tensor:
+    def _step_size(self, gradient: torch.Tensor, sigma: torch.Tensor, step: int) -> torch.Tensor:
         """(batch,): the step of the schedule, or less where it would go too far."""
         scale = update_scale(sigma)
         size = torch.full_like(scale, self.sizes[step])
@@ -192,7 +194,15 @@ class GuidedRun:
             mask = function(sigma.expand(change.shape[0]), mask, extra_options=extra)
         return change * mask
 
-    def _note(self, step, sigma, losses, fine, terms, maps) -> None:
+    def _note(
+        self,
+        step: int,
+        sigma: torch.Tensor,
+        losses: torch.Tensor,
+        fine: torch.Tensor,
+        terms: dict[str, torch.Tensor],
+        maps: torch.Tensor,
+    ) -> None:
         values, allright = losses.tolist(), fine.tolist()
         skipped = [i for i, good in enumerate(allright) if not good and self.rule.active[i]]
         if skipped:
@@ -216,7 +226,7 @@ class GuidedRun:
 
     # ----------------------------------------------------------------------- the gradient
 
-    def _gradient_in_memory(self, x, sigma):
+    def _gradient_in_memory(self, x: torch.Tensor, sigma: torch.Tensor) -> Found | str:
         """As `gradient`; if memory runs out, again with less of it."""
         try:
             return self.gradient(x, sigma)
@@ -227,7 +237,7 @@ class GuidedRun:
         comfy.model_management.soft_empty_cache()
         return self.gradient(x, sigma)
 
-    def gradient(self, x: torch.Tensor, sigma: torch.Tensor):
+    def gradient(self, x: torch.Tensor, sigma: torch.Tensor) -> Found | str:
         """dLoss/dx (batch, channels, h, w) float32, the losses (batch,), the terms of the first
         picture by name (regions,), its maps (regions, rows, columns); or why there is nothing to
         guide by. In half precision the loss is scaled down while the gradient overflows."""

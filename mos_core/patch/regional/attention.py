@@ -23,6 +23,9 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
@@ -45,14 +48,14 @@ from .wrappers import KEY, RegionalWrappers, WrappersMP
 
 
 def add_regional_attention(
-    model,
+    model: Any,
     drawn: Sequence[Drawn],
     injection: str = "full",
     isolation: str = "off",
     picture_layers: str = BY_AREA,
     placement: float = 0.0,
     say: Say = logging.warning,
-):
+) -> Any:
     """A clone of the ModelPatcher that samples with regions.
 
     drawn: each region with its text and the concept that is bound to this model. injection: of
@@ -126,7 +129,7 @@ class RegionalAttention(RegionalWrappers):
         places = Places(drawn, self.isolation)
         return RegionalRun(places, deltas, texts, Missed(len(self.layers)))
 
-    def note_call(self, executor, *args, **kwargs):
+    def note_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: the model knows when a text holds."""
         if self.runs:
             self.runs[-1].texts.sampling = executor.class_obj.model_sampling
@@ -135,8 +138,17 @@ class RegionalAttention(RegionalWrappers):
     def missed_in(self, run: RegionalRun) -> tuple[str, ...]:
         return run.missed.sentences()
 
-    def run_model(self, executor, x, timesteps=None, context=None, y=None, control=None,
-                  transformer_options=None, **kwargs):  # fmt: skip
+    def run_model(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        control: dict | None = None,
+        transformer_options: dict | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """DIFFUSION_MODEL wrapper: the patches of this call."""
         options = transformer_options or {}
         run = self.run_of(options)

@@ -7,22 +7,35 @@ import torch
 
 TEXT = "mix_of_show_text"  # our entry in extra_options: what enters the cross-attention
 TOKENS = "mix_of_show_tokens"  # there too: how many tokens the text had before other packs' patches
+Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # n, context, value
 
 
-def note_tokens(n, context, value, extra_options):
-    """attn2_patch, the first one: what other packs append comes behind these tokens."""
+def note_tokens(
+    n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra_options: dict
+) -> Text:
+    """attn2_patch, the first one: what other packs append comes behind these tokens.
+
+    n: (batch, cells, width); context, value: (batch, tokens, width).
+    """
     extra_options[TOKENS] = context.shape[1]
     return n, context, value
 
 
-def keep_text(n, context, value, extra_options):
-    """attn2_patch, the last one: what the cross-attention is about to project."""
+def keep_text(
+    n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra_options: dict
+) -> Text:
+    """attn2_patch, the last one: what the cross-attention is about to project. Shapes as above."""
     extra_options[TEXT] = (n, context, value)
     return n, context, value
 
 
 def attend(
-    q, k, v, extra_options: dict, prior: Callable | None = None, bias: torch.Tensor | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    extra_options: dict,
+    prior: Callable | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """ComfyUI's attention, as the block itself would call it, or what another pack put there.
 

@@ -3,11 +3,13 @@ controllable sampling")."""
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from ...compose.drawn import Conditioning
 from ...errors import RegionError
 from ...regions.region import Regions, shares
 
@@ -34,7 +36,12 @@ def parse_strengths(text: str, count: int) -> tuple[float, ...]:
     return tuple(values)
 
 
-def limit_controls(conditionings, regions: Regions, strengths: Sequence[float], outside: float):
+def limit_controls(
+    conditionings: Sequence[Conditioning],
+    regions: Regions,
+    strengths: Sequence[float],
+    outside: float,
+) -> list[list[list]]:
     """CONDITIONINGs whose ControlNet or T2I-Adapter has a strength per region; others before it in
     the chain keep theirs. Those that come in are not changed.
 
@@ -44,7 +51,7 @@ def limit_controls(conditionings, regions: Regions, strengths: Sequence[float], 
     field = RegionalControl(regions, strengths, outside)
     done: dict[int, object] = {}  # positive and negative share their control, and run in one batch
 
-    def limited(entry):
+    def limited(entry: tuple[torch.Tensor, Mapping]) -> list:
         text, extras = entry
         control = extras.get("control")
         if control is None:
@@ -72,13 +79,13 @@ class RegionalControl:
         self.outside = outside
         self.fields: dict[tuple, torch.Tensor] = {}
 
-    def on(self, control):
+    def on(self, control: Any) -> Any:
         """A copy of the control (a ControlBase, with the same models) that is scaled."""
         ours = copy.copy(control)
         ours.cond_hint = None  # each keeps its own state of a sampling
         merge = ours.control_merge
 
-        def control_merge(outputs, before, *args, **kwargs):
+        def control_merge(outputs: dict, before: dict | None, *args: Any, **kwargs: Any) -> dict:
             own = self.scale(merge(outputs, None, *args, **kwargs))
             return own if before is None else add_controls(own, before)
 
@@ -89,7 +96,7 @@ class RegionalControl:
         """outputs: 'input', 'middle', 'output' -> tensors (batch, channels, rows, columns)."""
         done: dict[int, torch.Tensor] = {}  # a tensor may stand in several places
 
-        def scaled(x):
+        def scaled(x: torch.Tensor | None) -> torch.Tensor | None:
             if x is None:
                 return None
             if id(x) not in done:

@@ -1,6 +1,7 @@
 """One UNet call with regions: the attention patches of every layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from .self_attention import isolated_attention, record_self
 OUTPUTS = "mix_of_show_outputs"  # in extra_options: the regions' own attention, for their to_out
 MOST_REPEATS = 16  # of the longest text: texts of unlike lengths are repeated to a common one
 Tensors = tuple[torch.Tensor, ...]
+Lengths = Mapping[int, int] | Sequence[int]  # region -> tokens
 
 
 class RegionalPass:
@@ -41,7 +43,7 @@ class RegionalPass:
         texts: Texts,
         layers: Sequence[AttentionLayer],
         unet: torch.nn.Module,
-        recorder,
+        recorder: Any,
         placement: float = 0.0,
     ):
         self.places, self.deltas, self.texts = run.places, run.deltas, texts
@@ -69,10 +71,14 @@ class RegionalPass:
 
     # --- cross-attention ---------------------------------------------------------------------
 
-    def cross_attention(self, layer: AttentionLayer, prior: Callable | None, recorded: bool):
+    def cross_attention(
+        self, layer: AttentionLayer, prior: Callable | None, recorded: bool
+    ) -> Callable:
         """attn2_replace of one layer. prior: what another pack put there, or None."""
 
-        def replace(q, k, v, extra_options):
+        def replace(
+            q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict
+        ) -> torch.Tensor:
             x, *text = extra_options.pop(TEXT)
             added = max(0, k.shape[1] - extra_options.pop(TOKENS))
             grid = grid_of(extra_options, q)
@@ -129,7 +135,12 @@ class RegionalPass:
         return out.unflatten(0, own_q.shape[:2])
 
     def placing(
-        self, members: Sequence[int], roles: Sequence[int], like: torch.Tensor, lengths, added: int
+        self,
+        members: Sequence[int],
+        roles: Sequence[int],
+        like: torch.Tensor,
+        lengths: Lengths,
+        added: int,
     ) -> torch.Tensor | None:
         """(members * batch, 1, tokens): what is added for the members' own words, in the order of
         keys_values; None: nothing."""
@@ -201,7 +212,7 @@ class RegionalPass:
         roles: Sequence[int],
         global_kv: Sequence[torch.Tensor],
         global_text: Sequence[torch.Tensor],
-        lengths,
+        lengths: Lengths,
         added: int,
     ) -> Tensors:
         """k and v (members * batch, tokens, inner): each member's text for each chunk's role, and
@@ -240,8 +251,11 @@ class RegionalPass:
             self.recorder.done(layer.index)
         return n
 
-    def record_cross(self, layer, roles, x, q, k, text, added: int, extra_options) -> None:
-        """Hands the recorder each region's queries and keys, over the whole canvas."""
+    def record_cross(self, layer: AttentionLayer, roles: Sequence[int], x: torch.Tensor,
+                     q: torch.Tensor, k: torch.Tensor, text: torch.Tensor,
+                     added: int, extra_options: dict) -> None:  # fmt: skip
+        """Hands the recorder each region's queries and keys, over the whole canvas. x: (batch,
+        cells, width), q: (batch, cells, inner), k, text: (batch, tokens, inner or width)."""
         for chunk, role in enumerate(roles):
             if role != POSITIVE:
                 continue
@@ -259,10 +273,14 @@ class RegionalPass:
 
     # --- self-attention ----------------------------------------------------------------------
 
-    def self_attention(self, layer: AttentionLayer, prior: Callable | None, recorded: bool):
+    def self_attention(
+        self, layer: AttentionLayer, prior: Callable | None, recorded: bool
+    ) -> Callable:
         """attn1_replace of one layer: isolation. Another pack's replacement wins over it."""
 
-        def replace(q, k, v, extra_options):
+        def replace(
+            q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict
+        ) -> torch.Tensor:
             grid = grid_of(extra_options, q)
             if grid is None or k.shape[0] != q.shape[0] or k.shape[1] < q.shape[1]:
                 if self.places.mode != "off":

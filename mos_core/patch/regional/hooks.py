@@ -5,7 +5,7 @@ gone when the call ends, however it ends.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import comfy.utils
@@ -55,7 +55,7 @@ def injected(
             handle.remove()
 
 
-def transformers_of(layers) -> dict[str, AttentionLayer]:
+def transformers_of(layers: Iterable[AttentionLayer]) -> dict[str, AttentionLayer]:
     """Path of each spatial transformer below the UNet -> its first layer."""
     first: dict[str, AttentionLayer] = {}
     for layer in layers:
@@ -64,7 +64,7 @@ def transformers_of(layers) -> dict[str, AttentionLayer]:
 
 
 def _note_map(name: str, maps: Maps) -> Callable:
-    def note(module, args):
+    def note(module: torch.nn.Module, args: tuple) -> None:
         batch, _, rows, columns = args[0].shape
         maps[name] = (batch, rows, columns)
 
@@ -78,7 +78,7 @@ def add_delta(
     of the spatial transformer around it; miss: called where its tokens are no cells."""
     keys = site.path.endswith(("attn1.to_k", "attn1.to_v"))  # others may put more behind the cells
 
-    def hook(module, args, output):
+    def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x = args[0]
         if x.ndim == 4:
             return on_picture(deltas, site, x, output)

@@ -6,9 +6,10 @@ cells and on the region's own words.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from ...errors import RegionError
 from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, JOINT, Family
 from .joint_attention import OVERRIDE, GroupedAttention
 from .joint_hooks import CallRows, injected
-from .joint_run import ImagePlan, JointRun
+from .joint_run import Groups, ImagePlan, JointRun
 from .joint_texts import join_texts, texts_in_place
 from .roles import roles_of
 from .wrappers import RegionalWrappers
@@ -43,13 +44,13 @@ class JointRegions(RegionalWrappers):
         self.family = family
         self.sequence = family.sequence
 
-    def note_call(self, executor, *args, **kwargs):
+    def note_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: the model knows what it makes of a text."""
         if self.runs:
             self.runs[-1].texts.base = executor.class_obj
         return super().note_call(executor, *args, **kwargs)
 
-    def run_model(self, executor, *args, **kwargs):
+    def run_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """DIFFUSION_MODEL wrapper: one call with the regions' texts and deltas."""
         given = Arguments(executor.original, args, kwargs)
         options = given["transformer_options"] or {}
@@ -63,7 +64,7 @@ class JointRegions(RegionalWrappers):
 
         placement = run.placed(options)
 
-        def sees(kind, queries, keys):
+        def sees(kind: str, queries: int, keys: int) -> Groups:
             check_tokens(kind, texts.padded[0], image, queries, keys)
             return run.groups_of(kind, texts.padded, image, placement > 0, x.device, context.dtype)
 
@@ -79,7 +80,7 @@ class JointRegions(RegionalWrappers):
             stack.enter_context(injected(model, run, rows))
             return executor(*given.args, **given.kwargs)
 
-    def plan_image(self, model, x: torch.Tensor, given: "Arguments") -> tuple[ImagePlan, int]:
+    def plan_image(self, model: Any, x: torch.Tensor, given: "Arguments") -> tuple[ImagePlan, int]:
         """The image's tokens, and the multiple to which the model pads."""
         patch = self.family.latent.patch
         rows, columns = (-(-side // patch) for side in x.shape[-2:])
@@ -97,7 +98,7 @@ class JointRegions(RegionalWrappers):
         return ImagePlan(rows, columns, -(rows * columns) % multiple, references), multiple
 
 
-def references_of(model, given: "Arguments") -> Sequence[torch.Tensor]:
+def references_of(model: Any, given: "Arguments") -> Sequence[torch.Tensor]:
     """The reference pictures that the model will look at; some do only if told how."""
     silent = getattr(model, "default_ref_method", "") is None
     if silent and given["ref_latents_method"] is None:
@@ -129,7 +130,7 @@ def check_tokens(kind: str, plan: TextPlan, image: ImagePlan, queries: int, keys
 
 
 def longer_mask(mask: torch.Tensor, before: int, after: int) -> torch.Tensor:
-    """A mask of the text's tokens that lets the added ones through."""
+    """A mask (..., tokens) of the text's tokens that lets the added ones through."""
     if mask.shape[-1] != before:
         raise RegionError(
             "this conditioning has an attention mask of its own (from a style or reference node), "
@@ -142,16 +143,16 @@ def longer_mask(mask: torch.Tensor, before: int, after: int) -> torch.Tensor:
 class Arguments:
     """The arguments of a model's forward pass by name, whatever their order."""
 
-    def __init__(self, function, args: tuple, kwargs: dict):
+    def __init__(self, function: Callable, args: tuple, kwargs: dict):
         self.names = names_of(getattr(function, "__func__", function))
         self.args = list(args)
         self.kwargs = dict(kwargs)
 
-    def __getitem__(self, name: str):
+    def __getitem__(self, name: str) -> Any:
         at = self._at(name)
         return self.kwargs.get(name) if at is None else self.args[at]
 
-    def __setitem__(self, name: str, value) -> None:
+    def __setitem__(self, name: str, value: Any) -> None:
         at = self._at(name)
         if at is None:
             self.kwargs[name] = value
@@ -164,6 +165,6 @@ class Arguments:
 
 
 @lru_cache
-def names_of(function) -> tuple[str, ...]:
+def names_of(function: Callable) -> tuple[str, ...]:
     """The parameters of a method, in order, without `self`."""
     return tuple(inspect.signature(function).parameters)[1:]

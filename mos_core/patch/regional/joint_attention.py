@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import comfy.utils
 import torch
@@ -18,24 +19,33 @@ from ...families.family import ALONE_WORD
 from .block import rows_of
 
 OVERRIDE = "optimized_attention_override"  # ComfyUI's key in transformer_options
-Sees = Callable[[str, torch.Tensor, int], Sequence[tuple[SeenGroup, ...]] | None]
+Sees = Callable[[str, int, int], Sequence[tuple[SeenGroup, ...] | None] | None]
 
 
 class GroupedAttention:
-    """The override of one call. sees: (kind, q, keys) -> the groups of each chunk of the batch, or
-    None: all see all. placement: what is added for regions' own words. prior: what was there
-    before, or None."""
+    """The override of one call. sees: (kind, queries, keys) -> the groups of each chunk of
+    the batch, or None: all see all. placement: what is added for regions' own words. prior: what
+    was there before, or None."""
 
-    def __init__(self, sees: Sees, placement: float = 0.0, prior=None):
+    def __init__(self, sees: Sees, placement: float = 0.0, prior: Callable | None = None):
         self.sees = sees
         self.placement = placement
         self.prior = prior
         self.running: str | None = None
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "GroupedAttention":
         return self
 
-    def __call__(self, func, q, k, v, heads, *args, **kwargs):
+    def __call__(
+        self,
+        func: Callable,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         attend = func if self.prior is None else partial(self.prior, func)
         kind, self.running = self.running, None
         along = 2 if kwargs.get("skip_reshape") else 1
@@ -46,8 +56,10 @@ class GroupedAttention:
             return attend(q, k, v, heads, *args, **kwargs)
         mask, rest = (args[0], args[1:]) if args else (kwargs.pop("mask", None), ())
         kwargs = {**kwargs, **dict(zip(("attn_precision",), rest, strict=False))}
-        if all(own is groups[0] for own in groups[1:]):
-            return self.attend_all(attend, q, k, v, heads, mask, groups[0], along, kwargs)
+        first = groups[0]
+        if all(own is first for own in groups[1:]):
+            assert first is not None  # else there would be no groups
+            return self.attend_all(attend, q, k, v, heads, mask, first, along, kwargs)
         chunks = []
         for chunk, own in enumerate(groups):
             at = rows_of(chunk, groups, q.shape[0])
@@ -60,7 +72,18 @@ class GroupedAttention:
                 )
         return torch.cat(chunks)
 
-    def attend_all(self, attend, q, k, v, heads, mask, groups, along: int, options):
+    def attend_all(
+        self,
+        attend: Callable,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        mask: torch.Tensor | None,
+        groups: Sequence[SeenGroup],
+        along: int,
+        options: Mapping,
+    ) -> torch.Tensor:
         """`attend_groups` with the placement of now."""
         if self.placement:
             groups = [replace(group, bias=group.biased(self.placement)) for group in groups]
@@ -90,15 +113,26 @@ class GroupedAttention:
             for handle in handles:
                 handle.remove()
 
-    def _note(self, kind: str):
-        def hook(module, args):
+    def _note(self, kind: str) -> Callable:
+        def hook(module: torch.nn.Module, args: tuple) -> None:
             self.begins(kind)
 
         return hook
 
 
-def attend_groups(attend, q, k, v, heads, mask, groups, along: int, options) -> torch.Tensor:
-    """Each group's queries to its keys. along: the tokens' axis of q, k and v."""
+def attend_groups(
+    attend: Callable,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    heads: int,
+    mask: torch.Tensor | None,
+    groups: Sequence[SeenGroup],
+    along: int,
+    options: Mapping,
+) -> torch.Tensor:
+    """Each group's queries to its keys. q, k, v: (batch, tokens, inner) or (batch, heads,
+    tokens, width), tokens on axis `along`. mask: as ComfyUI's attention takes it."""
     count = q.shape[along]
     axis = 2 if options.get("skip_output_reshape") else 1
     out = None

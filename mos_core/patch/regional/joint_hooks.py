@@ -4,14 +4,14 @@ Which rows of a layer are whose is known from its role. Rows that are not those 
 are an error: a delta on the wrong tokens would be a fault that nobody sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.utils
 import torch
 
-from ...compose.injection import inject
+from ...compose.injection import Bundle, Gates, Single, inject
 from ...compose.tokens import TextPlan
 from ...errors import RegionError
 from ...families.family import BOTH, IMAGE, SAMPLE, TEXT, WORD
@@ -46,7 +46,7 @@ class CallRows:
 
 
 @contextmanager
-def injected(model, run: JointRun, rows: CallRows) -> Iterator[None]:
+def injected(model: torch.nn.Module, run: JointRun, rows: CallRows) -> Iterator[None]:
     """The deltas of one call of the model."""
     handles = []
     try:
@@ -60,10 +60,10 @@ def injected(model, run: JointRun, rows: CallRows) -> Iterator[None]:
             handle.remove()
 
 
-def add_delta(run: JointRun, site: Site, stream: str, rows: CallRows):
+def add_delta(run: JointRun, site: Site, stream: str, rows: CallRows) -> Callable:
     """A forward hook of a linear layer."""
 
-    def hook(module, args, output):
+    def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x = args[0]
         out = output.reshape(*_flat(stream, rows.batch), output.shape[-1])
         tokens = x.reshape(*_flat(stream, rows.batch), x.shape[-1])
@@ -85,7 +85,9 @@ def _flat(stream: str, batch: int) -> tuple[int, int]:
     return (-1, 1) if stream == SAMPLE else (batch, -1)
 
 
-def _planned(site: Site, stream: str, rows: CallRows, count: int):
+def _planned(
+    site: Site, stream: str, rows: CallRows, count: int
+) -> tuple[TextPlan | None, ImagePlan | None, int]:
     """(texts, image, rows per token) of a layer. Raises RegionError if it has other rows."""
     if stream == WORD and count % rows.given.total == 0:
         return rows.given, None, count // rows.given.total
@@ -99,7 +101,13 @@ def _planned(site: Site, stream: str, rows: CallRows, count: int):
     return (*found, 1)
 
 
-def _inject(out, tokens, bundle, gates, part: tuple[int, int] | None):
+def _inject(
+    out: torch.Tensor,
+    tokens: torch.Tensor,
+    bundle: Bundle | Single,
+    gates: Gates,
+    part: tuple[int, int] | None,
+) -> torch.Tensor:
     """`inject` on all of the output's columns or a part of them."""
     in_place = not torch.is_grad_enabled()
     if part is None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -25,6 +26,8 @@ from ...records import Site
 from ...regions.region import Region, shares
 from .joint_texts import RegionTexts
 from .once import once
+
+Groups = Sequence[tuple[SeenGroup, ...] | None] | None  # of each chunk of a batch
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,15 @@ class JointRun:
         return named
 
     @once
-    def groups(self, kind: str, plan: TextPlan, image: ImagePlan, placed: bool, device, dtype):
+    def groups(
+        self,
+        kind: str,
+        plan: TextPlan,
+        image: ImagePlan,
+        placed: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[SeenGroup, ...] | None:
         """tuple of SeenGroup, on the device; None where all see all. placed: see_jointly."""
         if kind == ALONE_TEXT:
             found = see_texts(plan)
@@ -135,7 +146,7 @@ class JointRun:
             return None
         return tuple(_on(group, device, dtype) for group in found)
 
-    def groups_of(self, kind: str, plans: Sequence[TextPlan], *place):
+    def groups_of(self, kind: str, plans: Sequence[TextPlan], *place: Any) -> Groups:
         """`groups` of each chunk of a batch by its plan; None where all see all in all of them."""
         found = [self.groups(kind, plan, *place) for plan in plans]
         return None if all(groups is None for groups in found) else found
@@ -147,7 +158,9 @@ class JointRun:
     # --- deltas ---------------------------------------------------------------------------------
 
     @once
-    def bundles(self, site: Site, device, dtype) -> tuple[Bundle | Single, ...]:
+    def bundles(
+        self, site: Site, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Bundle | Single, ...]:
         return make_bundles(self.injection.elsewhere[site], device, dtype)
 
     @once
@@ -193,8 +206,16 @@ class JointRun:
         return torch.cat(columns, 1)
 
     @once
-    def gates(self, concepts, ranks, plan: TextPlan | None, image: ImagePlan | None,
-              repeats: int, device, dtype) -> Gates | None:  # fmt: skip
+    def gates(
+        self,
+        concepts: tuple[int, ...],
+        ranks: tuple[int, ...],
+        plan: TextPlan | None,
+        image: ImagePlan | None,
+        repeats: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Gates | None:
         """Of a bundle in a sequence of texts, image, or both. repeats: rows per token."""
         parts = [self.in_text(plan)] if plan is not None else []
         parts += [self.in_image(image)] if image is not None else []
@@ -202,7 +223,13 @@ class JointRun:
         return make_gates(concepts, ranks, part, device, dtype)
 
     @once
-    def whole_gates(self, concepts, ranks, device, dtype) -> Gates | None:
+    def whole_gates(
+        self,
+        concepts: tuple[int, ...],
+        ranks: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Gates | None:
         """Of a bundle where the picture is one row."""
         part = self.whole(self.picture_layers)[:, None]
         return make_gates(concepts, ranks, part, device, dtype)
@@ -230,7 +257,7 @@ def reference_number(region: Region, count: int) -> int:
     return number - 1
 
 
-def _on(group: SeenGroup, device, dtype) -> SeenGroup:
+def _on(group: SeenGroup, device: torch.device, dtype: torch.dtype) -> SeenGroup:
     keys = None if group.keys is None else group.keys.to(device)
     bias, own = (None if t is None else t.to(device, dtype) for t in (group.bias, group.own))
     return replace(group, queries=group.queries.to(device), keys=keys, bias=bias, own=own)

@@ -3,9 +3,10 @@
 Each text keeps the positions and the padding that it would have alone, whatever stands beside it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.utils
 import torch
@@ -13,6 +14,7 @@ import torch
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.tokens import TextPlan
 from ...errors import ArchitectureError
+from ...families.family import TokenSequence
 from .block import rows_of
 from .roles import NEGATIVE, POSITIVE
 
@@ -30,7 +32,9 @@ class RegionTexts:
         self.base = None
         self._made: dict[tuple, torch.Tensor] = {}
 
-    def own(self, region: int, half: int, noise: torch.Tensor, dtype) -> torch.Tensor | None:
+    def own(
+        self, region: int, half: int, noise: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor | None:
         """(1, tokens, width) on the noise's device; None where the global text stays."""
         text = self.drawn[region].text
         source = {POSITIVE: text.positive, NEGATIVE: text.negative}.get(half)
@@ -129,7 +133,9 @@ def _up(count: int, multiple: int) -> int:
 
 
 @contextmanager
-def texts_in_place(model, sequence, texts: CallTexts, image: int) -> Iterator[None]:
+def texts_in_place(
+    model: Any, sequence: TokenSequence, texts: CallTexts, image: int
+) -> Iterator[None]:
     """Positions and padding of the texts, for one call. image: tokens of it that count on."""
     handles = []
     try:
@@ -146,7 +152,9 @@ def texts_in_place(model, sequence, texts: CallTexts, image: int) -> Iterator[No
             handle.remove()
 
 
-def rewrite_positions(plans: Sequence[TextPlan], batch: int, counts_on: bool, image: int):
+def rewrite_positions(
+    plans: Sequence[TextPlan], batch: int, counts_on: bool, image: int
+) -> Callable:
     """Pre-hook of the module that gets the positions: all at once, or text first, then image.
 
     plans: of each chunk of the batch.
@@ -155,7 +163,7 @@ def rewrite_positions(plans: Sequence[TextPlan], batch: int, counts_on: bool, im
     apart = counts_on and any(plan != plans[0] for plan in plans)
     text_done = False
 
-    def hook(module, args):
+    def hook(module: torch.nn.Module, args: tuple) -> tuple:
         nonlocal text_done
         ids = args[0]
         if apart and len(ids) != batch:
@@ -176,10 +184,10 @@ def rewrite_positions(plans: Sequence[TextPlan], batch: int, counts_on: bool, im
     return hook
 
 
-def pad_each(texts: CallTexts, token: torch.Tensor):
+def pad_each(texts: CallTexts, token: torch.Tensor) -> Callable:
     """Hook behind the text's embedder: each text is padded by itself."""
 
-    def hook(module, args, output):
+    def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         given, padded = texts.given[0], texts.padded[0]
         if output.shape[1] != given.total:
             return output

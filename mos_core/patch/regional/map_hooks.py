@@ -33,7 +33,7 @@ def watch_maps(unet: torch.nn.Module, deltas: Deltas) -> list:
 
 
 def _add_convolution(deltas: Deltas, site: Site) -> Callable:
-    def hook(module, args, output):
+    def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x = args[0]
         for single in deltas.on_maps(site, x.device, x.dtype):
             gate = deltas.gate_map(single.concepts[0], tuple(output.shape[-2:]), x.device, x.dtype)
@@ -45,7 +45,7 @@ def _add_convolution(deltas: Deltas, site: Site) -> Callable:
 
 
 def _note_rows(deltas: Deltas, site: Site, rows: list) -> Callable:
-    def hook(module, args, output):
+    def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x = args[0]
         singles = deltas.on_maps(site, x.device, x.dtype)
         rows[:] = [(single.concepts[0], single.delta.on_rows(x)) for single in singles]
@@ -55,7 +55,7 @@ def _note_rows(deltas: Deltas, site: Site, rows: list) -> Callable:
 
 
 def _add_rows(deltas: Deltas, rows: list) -> Callable:
-    def hook(module, args):
+    def hook(module: torch.nn.Module, args: tuple) -> tuple:
         h = args[0]
         for number, row in rows:
             gate = deltas.gate_map(number, tuple(h.shape[-2:]), h.device, h.dtype)

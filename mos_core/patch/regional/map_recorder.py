@@ -42,7 +42,7 @@ class MapRecorder:
         self.own: dict[int, torch.Tensor] = {}  # region -> (batch, queries, cells), summed
         self.counted: dict[tuple, int] = {}
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "MapRecorder":
         return self
 
     def wants(self, layer: int) -> bool:

@@ -1,6 +1,7 @@
 """What a node with regions tells when a sampling begins."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from ...compose.notes import shape_notes
 from ...compose.scene import scene_notes
@@ -9,7 +10,7 @@ from ..host.sampling_notes import Sampling, Tell, add_sampling_notes
 
 
 def tell_at_sampling(
-    model, regions: Regions, notes: Iterable[str], tell: Tell, tokens: Iterable[str] = ()
+    model: Any, regions: Regions, notes: Iterable[str], tell: Tell, tokens: Iterable[str] = ()
 ) -> None:
     """Lets `tell` hear all notes of a node when a sampling with `model`, a clone of ours, begins.
 

@@ -15,7 +15,7 @@ def once(method: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(method)
-    def ask(self, *args):
+    def ask(self: Any, *args: Any) -> Any:
         made = self.__dict__.setdefault("_made", {})
         key = (method.__name__, *args)
         if key not in made:

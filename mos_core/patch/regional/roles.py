@@ -7,6 +7,7 @@ taken off before the model sees it.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import comfy.conds
 import comfy.utils
@@ -21,7 +22,7 @@ class RoleMark(comfy.conds.CONDRegular):
     """Rides along with a conditioning. cond: (1,) long, on the CPU, where reading it waits for
     nothing."""
 
-    def process_cond(self, batch_size: int, **kwargs) -> "RoleMark":
+    def process_cond(self, batch_size: int, **kwargs: Any) -> "RoleMark":
         return self._copy_with(comfy.utils.repeat_to_batch_size(self.cond, batch_size))
 
 

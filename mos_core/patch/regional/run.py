@@ -52,19 +52,21 @@ class Places:
         self.mode = isolation
 
     @once
-    def placement(self, grid: Grid, lengths: tuple[int, ...], device, dtype) -> Placement:
+    def placement(
+        self, grid: Grid, lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype
+    ) -> Placement:
         """lengths: text tokens of each region."""
         return place_regions(self.regions, lengths, *grid, device, dtype)
 
     @once
-    def isolation(self, grid: Grid, device) -> tuple[IsolatedGroup, ...]:
+    def isolation(self, grid: Grid, device: torch.device) -> tuple[IsolatedGroup, ...]:
         """Empty where every cell sees every cell."""
         if self.mode == "off":
             return ()
         return isolate(cell_members(self.regions, *grid), self.mode, device)
 
     @once
-    def isolation_bias(self, grid: Grid, device) -> torch.Tensor | None:
+    def isolation_bias(self, grid: Grid, device: torch.device) -> torch.Tensor | None:
         """(cells, cells) float32, or None where every cell sees every cell."""
         groups = self.isolation(grid, device)
         if all(group.keys is None for group in groups):
@@ -79,17 +81,26 @@ class Deltas:
         self.injection = injection
 
     @once
-    def in_cross(self, members: tuple[int, ...], attention: str, part: str, device, dtype):
+    def in_cross(
+        self,
+        members: tuple[int, ...],
+        attention: str,
+        part: str,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> DeltaStack | None:
         """A DeltaStack of a group of regions in a cross-attention; None if there is none."""
         deltas = self.injection.in_cross(attention, part)
         return stack_deltas([deltas[member] for member in members], device, dtype)
 
     @once
-    def bundles(self, site: Site, device, dtype) -> tuple[Bundle | Single, ...]:
+    def bundles(
+        self, site: Site, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Bundle | Single, ...]:
         return make_bundles(self.injection.elsewhere[site], device, dtype)
 
     @once
-    def on_maps(self, site: Site, device, dtype) -> tuple[Single, ...]:
+    def on_maps(self, site: Site, device: torch.device, dtype: torch.dtype) -> tuple[Single, ...]:
         """The deltas of a convolution or of a row per picture, each of one concept."""
         deltas = self.injection.maps.get(site) or self.injection.elsewhere[site]
         return tuple(
@@ -99,7 +110,9 @@ class Deltas:
         )
 
     @once
-    def gate_map(self, concept: int, grid: Grid, device, dtype) -> torch.Tensor | None:
+    def gate_map(
+        self, concept: int, grid: Grid, device: torch.device, dtype: torch.dtype
+    ) -> torch.Tensor | None:
         """(rows, columns): a concept's share of each cell; None where no cell is its."""
         share = self.shares(grid)[concept].unflatten(0, grid)
         return share.to(device, dtype) if bool((share > 0).any()) else None
@@ -110,10 +123,19 @@ class Deltas:
         return self.injection.shares(*grid)
 
     @once
-    def _gates(self, concepts, ranks, grid: Grid, device, dtype) -> Gates | None:
+    def _gates(
+        self,
+        concepts: tuple[int, ...],
+        ranks: tuple[int, ...],
+        grid: Grid,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Gates | None:
         return make_gates(concepts, ranks, self.shares(grid), device, dtype)
 
-    def gates(self, bundle: Bundle | Single, grid: Grid, device, dtype) -> Gates | None:
+    def gates(
+        self, bundle: Bundle | Single, grid: Grid, device: torch.device, dtype: torch.dtype
+    ) -> Gates | None:
         """Shared by all layers of one feature map; None where no cell is theirs."""
         return self._gates(bundle.concepts, bundle.ranks, grid, device, dtype)
 
@@ -142,7 +164,15 @@ class Texts:
         return None if own is None else own[0][0].shape[1]
 
     @once
-    def placed(self, region: int, role: int, length: int, added: int, device, dtype):
+    def placed(
+        self,
+        region: int,
+        role: int,
+        length: int,
+        added: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
         """(1, length): 1 where a region's own words stand in its text with what was added behind
         it, repeated to `length`; all 0 where it has no text of its own."""
         marks, own = torch.zeros(1, length), self.length(region, role)
@@ -153,7 +183,9 @@ class Texts:
         return marks.to(device, dtype)
 
     @once
-    def _by_layer(self, region: int, role: int, device, dtype) -> tuple[torch.Tensor, ...] | None:
+    def _by_layer(
+        self, region: int, role: int, device: torch.device, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, ...] | None:
         own = self._own(region, role)
         if own is None:
             return None
@@ -165,7 +197,15 @@ class Texts:
         return tuple(split[row] for row in row_of_layer)
 
     @once
-    def keys_values(self, region: int, role: int, layer, unet, device, dtype):
+    def keys_values(
+        self,
+        region: int,
+        role: int,
+        layer: AttentionLayer,
+        unet: torch.nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, ...] | None:
         """k and v (1, tokens, inner) of a region's text in one layer; None: the global text."""
         texts = self._by_layer(region, role, device, dtype)
         if texts is None:
@@ -177,7 +217,9 @@ class Texts:
             for part in ("to_k", "to_v")
         )
 
-    def delta(self, region: int, layer, part: str, text: torch.Tensor) -> torch.Tensor | float:
+    def delta(
+        self, region: int, layer: AttentionLayer, part: str, text: torch.Tensor
+    ) -> torch.Tensor | float:
         """What the region's concept adds to a projection ("to_k") of a text (batch, tokens,
         width)."""
         stack: DeltaStack | None = self.deltas.in_cross(

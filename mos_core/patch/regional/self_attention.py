@@ -5,10 +5,12 @@ between pictures): they belong to no region, and every region sees them.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
 from ...compose.isolation import IsolatedGroup
+from ...families import AttentionLayer
 from .block import attend
 
 
@@ -34,8 +36,8 @@ def isolated_attention(
 
 
 def record_self(
-    recorder,
-    layer,
+    recorder: Any,
+    layer: AttentionLayer,
     regions: Iterable[int],
     q: torch.Tensor,
     k: torch.Tensor,

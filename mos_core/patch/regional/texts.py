@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ...compose.assign import named_in
 from ...compose.drawn import Conditioning, Drawn, RegionText
@@ -10,7 +11,7 @@ from ...regions.region import Regions
 from ..apply import apply_to_clip
 
 
-def draw_prompts(clip, regions: Regions) -> tuple[Drawn, ...]:
+def draw_prompts(clip: Any, regions: Regions) -> tuple[Drawn, ...]:
     """Regions with prompts alone, all encoded by one CLIP."""
     texts = encode_region_texts(clip, regions)
     return tuple(
@@ -19,7 +20,7 @@ def draw_prompts(clip, regions: Regions) -> tuple[Drawn, ...]:
     )
 
 
-def word_positions(tokenizer, prompt: str) -> tuple[int, ...]:
+def word_positions(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     """Where words stand in an encoded prompt, sections of 77 counted through; what begins, ends and
     fills a section is no word. Empty for tokenizers of other kinds than CLIP's."""
     inner = getattr(tokenizer, "clip_l", None)
@@ -32,7 +33,7 @@ def word_positions(tokenizer, prompt: str) -> tuple[int, ...]:
 
 
 def encode_region_texts(
-    clip,
+    clip: Any,
     regions: Regions,
     concepts: Concepts = (),
     assigned: Sequence[int | None] | None = None,
@@ -66,7 +67,7 @@ def encode_region_texts(
     )
 
 
-def encode_text(clip, text: str) -> Conditioning:
+def encode_text(clip: Any, text: str) -> Conditioning:
     """What the stock text encode node gives: entries of (1, tokens, width), wide if the CLIP is
     layer-wise, with what belongs to them."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))

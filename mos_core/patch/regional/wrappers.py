@@ -1,7 +1,7 @@
 """The three wrappers of a model with regions, whatever its kind."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.patcher_extension
@@ -27,10 +27,10 @@ class RegionalWrappers:
         self.say = say
         self.runs: list = []  # the sampling runs that are going on; the last is ours
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "RegionalWrappers":
         return self
 
-    def put_on(self, patcher) -> None:
+    def put_on(self, patcher: Any) -> None:
         """Adds the wrappers to a ModelPatcher clone of ours."""
         for kind, wrapper in (
             (WrappersMP.OUTER_SAMPLE, self.sample),
@@ -39,7 +39,7 @@ class RegionalWrappers:
         ):
             patcher.add_wrapper_with_key(kind, KEY, wrapper)
 
-    def sample(self, executor, *args, **kwargs):
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run. Conditionings
         are marked with what they draw, and nothing runs compiled."""
         guider = executor.class_obj
@@ -54,7 +54,7 @@ class RegionalWrappers:
             for sentence in self.missed_in(self.runs.pop()):
                 self.say(sentence)
 
-    def note_call(self, executor, *args, **kwargs):
+    def note_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: takes off the marks, and notes whether ComfyUI's hooks change
         weights from step to step."""
         roles = kwargs.pop(ROLES, None)
@@ -71,20 +71,20 @@ class RegionalWrappers:
             return executor(*args, **{**kwargs, "transformer_options": options})
         return executor(*args[:5], options, *args[6:], **kwargs)
 
-    def run_model(self, executor, *args, **kwargs):
+    def run_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """DIFFUSION_MODEL wrapper."""
         raise NotImplementedError
 
-    def missed_in(self, run) -> tuple[str, ...]:
+    def missed_in(self, run: Any) -> tuple[str, ...]:
         """What did not act in a run, a sentence each."""
         return ()
 
-    def run_of(self, options) -> Any:
+    def run_of(self, options: Mapping) -> Any:
         """What was computed for this sampling run; anew if weights may have changed since."""
         return self.runs[-1] if self.runs and not options.get(HOOKED) else self.new_run()
 
 
-def regional_of(patcher) -> RegionalWrappers | None:
+def regional_of(patcher: Any) -> RegionalWrappers | None:
     """The regions of a model that has some."""
     for wrapper in patcher.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
         return wrapper.__self__
