@@ -1,5 +1,9 @@
 """LoRA-Composer's golden UNet, LoRAs and texts as the pack's and ComfyUI's own objects."""
 
+import types
+
+import comfy.conds
+import comfy.model_management
 import comfy.utils
 import torch
 
@@ -82,3 +86,14 @@ def composer_model(base, layout="main", isolation="reference", setting="referenc
     model = base.clone()
     add_layerwise_text(model)
     return add_regional_attention(model, composer_drawn(base, layout), setting, isolation)
+
+
+def begun_sampling(model):
+    """(guider, extra_args) as ComfyUI has them while it samples `model` by the positive text."""
+    comfy.model_management.load_models_gpu([model])
+    model.model.current_patcher = model
+    text = comfy.conds.CONDCrossAttn(composer_text(POSITIVE))
+    entry = {"model_conds": {"c_crossattn": text}, "uuid": 0}
+    guider = types.SimpleNamespace(inner_model=model.model, conds={"positive": [entry]})
+    options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
+    return guider, {"model_options": {"transformer_options": options}}

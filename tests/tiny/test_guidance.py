@@ -1,9 +1,5 @@
 """LoRA-Composer's guidance on ComfyUI's models: the reference's gradients and runs, and manners."""
 
-import types
-
-import comfy.conds
-import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -13,11 +9,13 @@ from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.patch.compose.conditional_pass import maps_recorded
+from mix_of_show.mos_core.patch.compose.gradient import guidance_gradient
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
 from mix_of_show.mos_core.patch.compose.guided_run import GuidedRun
 from support.composer_models import (
     NEGATIVE,
     POSITIVE,
+    begun_sampling,
     composer_drawn,
     composer_model,
     composer_text,
@@ -60,21 +58,15 @@ def with_guidance(model, layout="main", **settings):
 
 def prepare(model, time, layout="main", **settings):
     """A GuidedRun and the reference's latent at a time, as ComfyUI's sampler would have them."""
-    comfy.model_management.load_models_gpu([model])
-    model.model.current_patcher = model
+    guider, arguments = begun_sampling(model)
     sigma = model.model.model_sampling.sigmas[time]
     unit = read_composer_tensors("inputs")[f"latents_t{time}"]
     x = unit * (1 + sigma**2).sqrt()
-    text = comfy.conds.CONDCrossAttn(composer_text(POSITIVE))
-    entry = {"model_conds": {"c_crossattn": text}, "uuid": 0}
-    guider = types.SimpleNamespace(inner_model=model.model, conds={"positive": [entry]})
     regions = golden_regions(layout)
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     chosen = GuidanceSettings(**{**PUBLISHED, **settings})
     drawn = composer_drawn(model, layout)
-    options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
     sigmas = torch.stack([sigma, torch.zeros(())])
-    arguments = {"model_options": {"transformer_options": options}}
     return GuidedRun(drawn, chosen, log, guider, x, sigmas, arguments), x, sigma
 
 
@@ -88,14 +80,14 @@ def test_all_maps_equal_the_reference(name, base):
     layout, mask, time = name.split(".")
     model = composer_model(base, layout, isolation="reference" if mask == "mask" else "off")
     run, x, sigma = prepare(model, int(time[1:]), layout)
-    recorder = run._recorder()
+    recorder = run.places.recorder()
     with maps_recorded(run.guider, x, sigma[None], run.model_options, recorder, False):
         maps = recorder.means(8, 16)
     stored = read_composer_tensors("guidance")
     whole = stored[f"maps.{name}.self"].flatten(2).flatten(0, 1)
     for region, (tokens, own) in maps.items():
         assert relative(tokens[0], stored[f"maps.{name}.tokens"][region]) <= 1e-4
-        assert relative(own[0], whole[run.cells[region].queries]) <= 1e-4
+        assert relative(own[0], whole[run.places.cells[region].queries]) <= 1e-4
 
 
 def test_all_stored_gradients_are_tested():
@@ -107,9 +99,10 @@ def test_all_stored_gradients_are_tested():
 def test_loss_and_gradient_equal_the_reference(name, save_memory, base):
     layout, time, variant = name.split(".")
     model = composer_model(base, layout)
-    run, x, sigma = prepare(model, int(time[1:]), layout, terms=VARIANTS[variant])
-    run.save_memory = save_memory
-    gradient, losses, _, _ = run.gradient(x, sigma[None])
+    run, x, sigma = prepare(model, int(time[1:]), layout)
+    gradient, losses, *_ = guidance_gradient(
+        run.guider, x, sigma[None], run.model_options, run.places, VARIANTS[variant], save_memory
+    )
     stored = read_composer_tensors("gradients")
     assert losses.item() == pytest.approx(stored[f"{name}.loss"].item(), abs=1e-4)
     unit = gradient * (1 + sigma**2).sqrt()  # d/d(latent of unit variance)

@@ -16,12 +16,13 @@ from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.errors import SamplerError
 from mix_of_show.mos_core.families.unet import SD15
-from mix_of_show.mos_core.patch.compose import guided_run
+from mix_of_show.mos_core.patch.compose import gradient, guided_run
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from support.composer_models import (
     NEGATIVE,
     POSITIVE,
+    begun_sampling,
     composer_model,
     composer_positions,
     composer_text,
@@ -317,35 +318,32 @@ def test_gradients_in_half_precision_are_near_the_full_ones(base):
 
 
 def gradient_of(unet):
-    model, _ = guided(unet, reinitialise=False, steps=1)
-    seen = []
-    own = guided_run.GuidedRun.gradient
-
-    def spy(self, x, sigma):
-        found = own(self, x, sigma)
-        seen.append(found[0].clone())
-        return found
-
-    guided_run.GuidedRun.gradient = spy
-    try:
-        draw(model, steps=1)
-    finally:
-        guided_run.GuidedRun.gradient = own
-    return seen[0]
+    """At noise, with a scaled loss in float16 as a sampling takes it."""
+    model = composer_model(unet)
+    guider, arguments = begun_sampling(model)
+    run = run_of(model, guider=guider, arguments=arguments)
+    sampling = model.model.model_sampling
+    sigma, nothing = sampling.sigmas[-1:], torch.zeros(1, 4, *SIZE)
+    x = sampling.noise_scaling(sigma, comfy.sample.prepare_noise(nothing, 1), nothing, True)
+    found = gradient.guidance_gradient(
+        guider, x, sigma, run.model_options, run.places, GuidanceTerms(), False,
+        run.scale,
+    )  # fmt: skip
+    return found.gradient
 
 
 def break_gradients(monkeypatch, when):
-    own = guided_run.GuidedRun.gradient
+    own = gradient.guidance_gradient
 
-    def broken(self, x, sigma):
-        gradient, losses, terms, maps = own(self, x, sigma)
+    def broken(*args, **kwargs):
+        found = own(*args, **kwargs)
         broken.calls += 1
         if when(broken.calls):
-            gradient = gradient * float("nan")
-        return gradient, losses, terms, maps
+            found = found._replace(gradient=found.gradient * float("nan"))
+        return found
 
     broken.calls = 0
-    monkeypatch.setattr(guided_run.GuidedRun, "gradient", broken)
+    monkeypatch.setattr(guided_run, "guidance_gradient", broken)
 
 
 def test_a_gradient_that_is_no_number_skips_its_step_and_is_reported(base, monkeypatch):
@@ -368,17 +366,17 @@ def test_the_steps_after_a_skipped_one_are_led_again(base, monkeypatch):
 def test_memory_that_runs_out_is_spared(base, monkeypatch):
     model, _ = guided(base)
     expected = draw(model)
-    own, used = guided_run.maps_recorded, []
+    own, used = gradient.guidance_gradient, []
 
-    def short(*args, save_memory=False, **kwargs):
+    def short(*args, save_memory, **kwargs):
         used.append(save_memory)
-        if not save_memory and kwargs.get("differentiable", True):
+        if not save_memory:
             raise comfy.model_management.OOM_EXCEPTION("out of memory")
         return own(*args, save_memory=save_memory, **kwargs)
 
-    monkeypatch.setattr(guided_run, "maps_recorded", short)
+    monkeypatch.setattr(guided_run, "guidance_gradient", short)
     assert torch.allclose(draw(model), expected, atol=1e-4)
-    assert used == [False, False, True, True, True]  # re-initialisation, then the steps
+    assert used == [False, True, True, True]  # the first step twice
 
 
 def test_little_memory_is_seen_beforehand(base, monkeypatch):
@@ -391,15 +389,15 @@ def test_little_memory_is_seen_beforehand(base, monkeypatch):
     assert not run_of(model).save_memory
 
 
-def run_of(model, sigmas=None, **settings):
+def run_of(model, sigmas=None, guider=None, arguments=None, **settings):
     """A GuidedRun as a sampling would begin it."""
-    guider = types.SimpleNamespace(inner_model=model.model, conds={})
+    guider = guider or types.SimpleNamespace(inner_model=model.model, conds={})
     sigmas = torch.tensor([14.6, 0.0]) if sigmas is None else sigmas
     regions = golden_regions("main")
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     chosen = GuidanceSettings(**{**STRONG, **settings})
     x = torch.zeros(1, 4, *SIZE)
-    return guided_run.GuidedRun(watched(regions), chosen, log, guider, x, sigmas, {})
+    return guided_run.GuidedRun(watched(regions), chosen, log, guider, x, sigmas, arguments or {})
 
 
 # ------------------------------------------------------------------------- falling back
@@ -472,8 +470,8 @@ def test_a_cancel_in_the_middle_of_the_guidance_restores_everything(moment, base
     def stop(*args, **kwargs):
         raise comfy.model_management.InterruptProcessingException
 
-    target = {"forward": "region_loss", "backward": "GuidedStep"}[moment]
-    monkeypatch.setattr(guided_run, target, stop)
+    target = {"forward": (gradient, "region_loss"), "backward": (guided_run, "GuidedStep")}
+    monkeypatch.setattr(*target[moment], stop)
     noise = torch.randn(1, 4, *SIZE)
     sigmas = torch.tensor([2.0, 1.0, 0.0])
     with pytest.raises(comfy.model_management.InterruptProcessingException):

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -10,33 +11,24 @@ import torch
 
 from ...compose.cells import choose_level, grids_of, region_cells
 from ...compose.drawn import Drawn
-from ...compose.guidance import RegionLoss, balanced, region_loss
 from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, progress, step_sizes, update_scale
 from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
 from ...families import AttentionLayer, family_of
 from ...families.rows import BLOCKS
-from ..regional.map_recorder import MapRecorder
 from .conditional_pass import maps_recorded
+from .gradient import Found, MapPlaces, guidance_gradient
 
 FIRST_SCALE = 2.0**10  # of the loss in half precision, so that small gradients do not vanish
-SMALLER = 2.0**5  # it is divided by this while gradients overflow
 # Bytes that a pass keeps for its backward, in half precision up to the last layer of 1/32: per cell
 # of the latent and per pair of cells. SD1.5 measured; SDXL from the shapes of its full-size layers
 # and the maps of those that are chosen. Wider or finer is in proportion.
 BYTES = {"sd15": (72e3, 34.0), "sdxl": (244e3, 2.0)}
 CHANNELS = 320
 MOST_LAYERS = 8  # of one resolution: of more, one block of each spatial transformer
-NO_PROMPT = "no positive prompt for the whole picture is active then."
-NO_MAPS = (
-    "no layer has attention maps of 1/{} of the picture that belong to a region. Another node on "
-    "this MODEL may merge, tile or resize the picture there, or every region is smaller than a "
-    "cell: choose other attention_maps, or leave out that node."
-)
 NOISE_ALONE = 0.05  # part of the noise schedule: schedulers that begin a little late begin here
 USABLE = 0.7  # of the free memory
-Found = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]  # see `gradient`
 
 
 class GuidedRun:
@@ -64,17 +56,14 @@ class GuidedRun:
         )
         self.rule = StopRule(x.shape[0], self.settings.steps)
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
-            self._choose_maps(x)
-            self.positions = [
-                torch.tensor(one.positions, dtype=torch.long, device=x.device) for one in drawn
-            ]
+            self.places = self._choose_maps(x, drawn)
         model = guider.inner_model
         dtype = model.manual_cast_dtype or model.get_dtype()
         self.scale = FIRST_SCALE if dtype == torch.float16 else 1.0
         chosen = settings.save_memory
         self.save_memory = self._is_short(x, dtype) if chosen is None else chosen
 
-    def _choose_maps(self, x: torch.Tensor) -> None:
+    def _choose_maps(self, x: torch.Tensor, drawn: Sequence[Drawn]) -> MapPlaces:
         config = self.guider.inner_model.model_config.unet_config
         blocks = config["num_res_blocks"]
         grids = grids_of(x.shape[-2], x.shape[-1], len(blocks))
@@ -95,18 +84,21 @@ class GuidedRun:
                 f"No layer of this model has attention maps of 1/{8 * 2**wanted} of the picture; "
                 f"those of 1/{8 * 2**level} are used."
             )
-        self.cell, self.grid = 2**level, grids[level]
-        self.layers = map_layers(family_of(config)[1], levels, level)
-        cells = [region_cells(region, *self.grid) for region in self.regions]
+        cell, grid = 2**level, grids[level]
+        layers = map_layers(family_of(config)[1], levels, level)
+        cells = [region_cells(region, *grid) for region in self.regions]
         for region, own in zip(self.regions, cells, strict=True):
             if own is None:
                 self._say(
                     f"The region '{region.name}' is smaller than every cell of the attention maps "
-                    f"({8 * self.cell} pixels); it is not guided. Make it larger, or choose finer "
+                    f"({8 * cell} pixels); it is not guided. Make it larger, or choose finer "
                     "attention_maps."
                 )
-        self.cells = [own and own.to(x.device) for own in cells]
-        self.known = {i: own for i, own in enumerate(self.cells) if own is not None}
+        positions = [
+            torch.tensor(one.positions, dtype=torch.long, device=x.device) for one in drawn
+        ]
+        there = [own and own.to(x.device) for own in cells]
+        return MapPlaces(layers, cell, grid, there, positions)
 
     def _is_short(self, x: torch.Tensor, dtype: torch.dtype) -> bool:
         cells = math.prod(x.shape[-2:])
@@ -121,9 +113,6 @@ class GuidedRun:
             logging.warning(text)
         self.log.note(text)
 
-    def _recorder(self) -> MapRecorder:
-        return MapRecorder(self.layers, self.cells, self.positions)
-
     # ----------------------------------------------------------------------- before sampling
 
     def reinitialise(self, x: torch.Tensor) -> torch.Tensor:
@@ -136,21 +125,22 @@ class GuidedRun:
             )
             return x
         comfy.model_management.throw_exception_if_processing_interrupted()
-        recorder, sigma = self._recorder(), self.sigmas[0].expand(x.shape[0])
+        recorder, sigma = self.places.recorder(), self.sigmas[0].expand(x.shape[0])
         with maps_recorded(
             self.guider, x, sigma, self.model_options, recorder, differentiable=False
         ) as found:
             if found is None:
                 return x
-            maps = recorder.means(*self.grid)
+            maps = recorder.means(*self.places.grid)
         guided = [r for r in sorted(maps) if maps[r][0].shape[1]]
         if not guided:
             return x
         result = x.clone()
-        cells = [self.known[r] for r in guided]
+        known = self.places.known
+        cells = [known[r] for r in guided]
         for number, latent in enumerate(x):
-            places = [best_window(maps[r][0][number], self.known[r]) for r in guided]
-            pasted = paste_windows(latent, places, cells, self.cell)
+            places = [best_window(maps[r][0][number], known[r]) for r in guided]
+            pasted = paste_windows(latent, places, cells, self.places.cell)
             result[number] = with_statistics_of(pasted, latent)
         return self._where_allowed(result - x, self.sigmas[0]) + x
 
@@ -162,17 +152,33 @@ class GuidedRun:
             return
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigma = sigma.expand(x.shape[0])
-        found = self._gradient_in_memory(x, sigma)
+        found = self._gradient(x, sigma)
         if isinstance(found, str):
             self.log.not_guided(step, found)
             return
-        gradient, losses, terms, maps = found
+        gradient, losses, terms, maps, self.scale = found
         fine = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(losses)
         use = fine & torch.tensor(self.rule.active, device=x.device)
         change = torch.where(use[:, None, None, None], gradient, torch.zeros_like(gradient))
         change = change * self._step_size(change, sigma, step)[:, None, None, None]
         x -= self._where_allowed(change, sigma[0]).to(x.dtype)
         self._note(step, sigma, losses, fine, terms, maps)
+
+    def _gradient(self, x: torch.Tensor, sigma: torch.Tensor) -> Found | str:
+        """As `guidance_gradient`; if memory runs out, again with less of it."""
+        terms = self.settings.terms
+        find = partial(
+            guidance_gradient, self.guider, x, sigma, self.model_options, self.places, terms,
+            scale=self.scale,
+        )  # fmt: skip
+        try:
+            return find(save_memory=self.save_memory)
+        except comfy.model_management.OOM_EXCEPTION:
+            if self.save_memory:
+                raise
+        self.save_memory = True
+        comfy.model_management.soft_empty_cache()
+        return find(save_memory=True)
 
     def _step_size(self, gradient: torch.Tensor, sigma: torch.Tensor, step: int) -> torch.Tensor:
         """(batch,): the step of the schedule, or less where it would go too far."""
@@ -223,58 +229,6 @@ class GuidedRun:
         )
         seen = [v if good else math.nan for v, good in zip(values, allright, strict=True)]
         self.rule.seen(step, seen)
-
-    # ----------------------------------------------------------------------- the gradient
-
-    def _gradient_in_memory(self, x: torch.Tensor, sigma: torch.Tensor) -> Found | str:
-        """As `gradient`; if memory runs out, again with less of it."""
-        try:
-            return self.gradient(x, sigma)
-        except comfy.model_management.OOM_EXCEPTION:
-            if self.save_memory:
-                raise
-        self.save_memory = True
-        comfy.model_management.soft_empty_cache()
-        return self.gradient(x, sigma)
-
-    def gradient(self, x: torch.Tensor, sigma: torch.Tensor) -> Found | str:
-        """dLoss/dx (batch, channels, h, w) float32, the losses (batch,), the terms of the first
-        picture by name (regions,), its maps (regions, rows, columns); or why there is nothing to
-        guide by. In half precision the loss is scaled down while the gradient overflows."""
-        while True:
-            recorder = self._recorder()
-            with maps_recorded(
-                self.guider, x, sigma, self.model_options, recorder, save_memory=self.save_memory
-            ) as latent:
-                if latent is None:
-                    return NO_PROMPT
-                maps = recorder.means(*self.grid)
-                if not maps:
-                    return NO_MAPS.format(8 * self.cell)
-                parts = {
-                    region: region_loss(*both, self.known[region], self.settings.terms)
-                    for region, both in maps.items()
-                }
-                each = torch.stack([part.total for part in parts.values()])
-                losses = balanced(each) if self.settings.terms.balance else each.sum(0)
-                recorder.replaying = True
-                (gradient,) = torch.autograd.grad(losses.sum() * self.scale, latent)
-            gradient = gradient / self.scale
-            if self.scale == 1.0 or bool(torch.isfinite(gradient).all()):
-                break
-            self.scale = max(1.0, self.scale / SMALLER)
-        terms = {name: self._term(parts, name) for name in ("enhancement", "fill", "restriction")}
-        shown = torch.zeros(len(self.regions), *self.grid, device=x.device)
-        for region, (tokens, _) in maps.items():
-            if tokens.shape[1]:
-                shown[region] = tokens[0].detach().mean(0)
-        return gradient, losses.detach(), terms, shown
-
-    def _term(self, parts: dict[int, RegionLoss], name: str) -> torch.Tensor:
-        values = torch.zeros(len(self.regions))
-        for region, part in parts.items():
-            values[region] = getattr(part, name)[0].detach().to(values.device)
-        return values
 
 
 def layer_levels(config: Mapping) -> tuple[int, ...]:

@@ -1,0 +1,118 @@
+"""The gradient of the guidance's loss with respect to the latent: one pass, nothing is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ...compose.cells import RegionCells
+from ...compose.guidance import GuidanceTerms, RegionLoss, balanced, region_loss
+from ..regional.map_recorder import MapRecorder
+from .conditional_pass import maps_recorded
+
+SMALLER = 2.0**5  # the loss's scale is divided by this while gradients overflow
+NO_PROMPT = "no positive prompt for the whole picture is active then."
+NO_MAPS = (
+    "no layer has attention maps of 1/{} of the picture that belong to a region. Another node on "
+    "this MODEL may merge, tile or resize the picture there, or every region is smaller than a "
+    "cell: choose other attention_maps, or leave out that node."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MapPlaces:
+    """Which attention maps are looked at, and where. layers: their running numbers. cell: side of a
+    map's cell in cells of the latent. grid: rows and columns of the maps. cells: per region, or
+    None where it has none at this resolution. positions: per region, of its concept tokens."""
+
+    layers: Sequence[int]
+    cell: int
+    grid: tuple[int, int]
+    cells: Sequence[RegionCells | None]
+    positions: Sequence[torch.Tensor]
+
+    @property
+    def known(self) -> dict[int, RegionCells]:
+        """The regions that have cells."""
+        return {i: own for i, own in enumerate(self.cells) if own is not None}
+
+    def recorder(self) -> MapRecorder:
+        return MapRecorder(self.layers, self.cells, self.positions)
+
+
+class Found(NamedTuple):
+    """gradient: (batch, channels, h, w) float32. losses: (batch,). terms: of the first picture, by
+    name, (regions,). maps: of the first picture, (regions, rows, columns). scale: of the loss, that
+    the gradient was taken with; it is divided out."""
+
+    gradient: torch.Tensor
+    losses: torch.Tensor
+    terms: dict[str, torch.Tensor]
+    maps: torch.Tensor
+    scale: float
+
+
+def guidance_gradient(
+    guider: Any,
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    model_options: dict,
+    places: MapPlaces,
+    terms: GuidanceTerms,
+    save_memory: bool = False,
+    scale: float = 1.0,
+) -> Found | str:
+    """dLoss/dx and what it was taken from; or, as text, why there is nothing to guide by.
+
+    guider, model_options: of the sampling. x: (batch, channels, h, w) as the sampler holds it;
+    sigma: (batch,). save_memory: as in `maps_recorded`. scale: of the loss in half precision; it
+    becomes less, down to 1, while the gradient overflows.
+    """
+    known = places.known
+    while True:
+        recorder = places.recorder()
+        with maps_recorded(
+            guider, x, sigma, model_options, recorder, save_memory=save_memory
+        ) as latent:
+            if latent is None:
+                return NO_PROMPT
+            maps = recorder.means(*places.grid)
+            if not maps:
+                return NO_MAPS.format(8 * places.cell)
+            parts = {r: region_loss(*both, known[r], terms) for r, both in maps.items()}
+            each = torch.stack([part.total for part in parts.values()])
+            losses = balanced(each) if terms.balance else each.sum(0)
+            recorder.replaying = True
+            (gradient,) = torch.autograd.grad(losses.sum() * scale, latent)
+        gradient = gradient / scale
+        if scale == 1.0 or bool(torch.isfinite(gradient).all()):
+            break
+        scale = max(1.0, scale / SMALLER)
+    shown = first_maps(maps, len(places.cells), places.grid, x.device)
+    return Found(gradient, losses.detach(), first_terms(parts, len(places.cells)), shown, scale)
+
+
+def first_terms(parts: Mapping[int, RegionLoss], regions: int) -> dict[str, torch.Tensor]:
+    """The terms of the first picture by name, each (regions,); 0 for regions without a loss."""
+    terms = {}
+    for name in ("enhancement", "fill", "restriction"):
+        values = torch.zeros(regions)
+        for region, part in parts.items():
+            values[region] = getattr(part, name)[0].detach().to(values.device)
+        terms[name] = values
+    return terms
+
+
+def first_maps(
+    maps: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
+    regions: int,
+    grid: tuple[int, int],
+    device: torch.device,
+) -> torch.Tensor:
+    """(regions, rows, columns): means over the concept tokens in the first picture, 0 without."""
+    shown = torch.zeros(regions, *grid, device=device)
+    for region, (tokens, _) in maps.items():
+        if tokens.shape[1]:
+            shown[region] = tokens[0].detach().mean(0)
+    return shown
