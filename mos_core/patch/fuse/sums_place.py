@@ -22,6 +22,8 @@ def plan_sums(
 
     limit_gib: what the sums may take at once, 0 for what is free.
     """
+    if not layers:
+        return None, []
     needed, limit = sums_bytes(layers), int(limit_gib * GIB)
     device = model.load_device
     on_cpu, cpu = management.is_device_cpu(device), torch.device("cpu")

@@ -31,7 +31,8 @@ def merge_named(
         check_site(patcher, target.site, concept.deltas[name], name, concept.name)
     if strength:
         hosts = {name: target.host for name, target in targets.items()}
-        add_patches(patcher, patches_of(patcher, concept.deltas, hosts), strength, concept.name)
+        patches = patches_of(patcher, concept.deltas, hosts, concept.name)
+        add_patches(patcher, patches, strength, concept.name)
 
 
 def merge_sites(patcher: Any, deltas: Mapping[Site, Delta], owner: str) -> None:
@@ -40,15 +41,19 @@ def merge_sites(patcher: Any, deltas: Mapping[Site, Delta], owner: str) -> None:
         check_site(patcher, site, delta, site.path, owner)
     named = {site.key + str(site.part): delta for site, delta in deltas.items()}
     hosts = {site.key + str(site.part): host_of(site) for site in deltas}
-    add_patches(patcher, patches_of(patcher, named, hosts), 1.0, owner)
+    add_patches(patcher, patches_of(patcher, named, hosts, owner), 1.0, owner)
 
 
 def patches_of(
-    patcher: Any, deltas: Mapping[str, Delta | Adapter], hosts: Mapping[str, object]
+    patcher: Any, deltas: Mapping[str, Delta | Adapter], hosts: Mapping[str, object], owner: str
 ) -> dict[object, object]:
-    """What ComfyUI's `add_patches` takes: its own adapters wherever it reads the kind."""
+    """What ComfyUI's `add_patches` takes: its own adapters wherever it reads the kind.
+
+    Raises ArchitectureError if ComfyUI reads nothing of a delta that it was handed.
+    """
     tensors: dict[str, torch.Tensor] = {}
     patches: dict[object, object] = {}
+    asked: list[object] = []  # hosts of what ComfyUI is to read
     for name, host in hosts.items():
         delta, key, part = deltas[name], *_parts_of(host)
         if isinstance(delta, Adapter) and not reads_itself(delta):
@@ -62,7 +67,19 @@ def patches_of(
         if DIFF in own and isinstance(delta, Delta):
             own[DIFF] = as_weight(patcher, key, own[DIFF])
         tensors |= {name + end: tensor for end, tensor in own.items()}
-    return {**patches, **comfy.lora.load_lora(tensors, dict(hosts), log_missing=False)}
+        asked += [host] if own else []
+    loaded = comfy.lora.load_lora(tensors, dict(hosts), log_missing=False)
+    read = [host for host in asked if host in loaded or _bias_of(host) in loaded]
+    if len(read) < len(asked):
+        raise ArchitectureError(
+            f"only {len(read)} of {len(asked)} LoRA layers of '{owner}' could be applied: this "
+            "ComfyUI does not read the others; update ComfyUI, or convert the file"
+        )
+    return {**patches, **loaded}
+
+
+def _bias_of(host: Any) -> str:
+    return f"{_parts_of(host)[0].removesuffix('.weight')}.bias"
 
 
 def _parts_of(host: Any) -> tuple[str, tuple[int, int, int] | None]:
