@@ -38,9 +38,9 @@ def edges(x: torch.Tensor) -> torch.Tensor:
     )
 
 
-def picture_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Pixels (L1 and squares) and edges, at full and at half size."""
-    loss = (y - x).abs().mean() + 4 * F.mse_loss(y, x) + (edges(y) - edges(x)).abs().mean()
+def picture_loss(y: torch.Tensor, x: torch.Tensor, squares: float = 4) -> torch.Tensor:
+    """Pixels (L1, and squares by `squares`) and edges, at full and at half size."""
+    loss = (y - x).abs().mean() + squares * F.mse_loss(y, x) + (edges(y) - edges(x)).abs().mean()
     y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
     return loss + 0.5 * ((y - x).abs().mean() + (edges(y) - edges(x)).abs().mean())
 
@@ -69,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser = parser_for(__doc__)
     parser.add_argument("--channels", type=int, choices=[4, 16], default=4)
     parser.add_argument("--anchor", type=float, default=0.03, help="pull towards `--start`")
+    parser.add_argument("--squares", type=float, default=4, help="weight of the squared error")
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--crops", type=int, default=12000)
     return parser.parse_args()
@@ -137,7 +138,7 @@ class Training:
             if self.old is not None:
                 with torch.no_grad():
                     old = encode(self.old, x).float()
-        loss, z = picture_loss(y, x), z.float()
+        loss, z = picture_loss(y, x, args.squares), z.float()
         if self.old is not None:
             loss = loss + args.anchor * F.mse_loss(z, old)
         mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
