@@ -14,8 +14,8 @@ from vae import decode, read_vae
 
 CARD = """\
 Miniature world: a text-to-image model with the topology of Stable Diffusion 1.5 (16 cross-
-attention layers) or of Flux.1, trained from nothing on composed pictures of Fluent emoji (MIT,
-Microsoft Corporation). It knows the characters and backgrounds of demo/characters.py and
+attention layers), of SDXL or of Flux.1, trained from nothing on composed pictures of Fluent emoji
+(MIT, Microsoft Corporation). It knows the characters and backgrounds of demo/characters.py and
 demo/compose.py and nothing else. Scripts, numbers and licence: demo/README.md."""
 SQUARES = (
     "a cat, red background",
@@ -42,6 +42,7 @@ def write_checkpoint(path: str, family, config, model, text, vae_path: str, fact
     sizes."""
     tensors = family.tensors(model, text)
     vae = read_vae(vae_path).state_dict()
+    vae["vae_scale"] = torch.tensor(family.latent_scale)  # the same latents under another scale
     tensors.update({family.vae_prefix + key: value for key, value in vae.items()})
     tensors = {
         key: (value.detach().half() if value.is_floating_point() else value).cpu().contiguous()

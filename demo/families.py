@@ -4,6 +4,7 @@ Flux's transformer. A caption is one row of token ids for each: those of all its
 import torch
 from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention, sample
 from networks_flux import CLIP_TOKENS, FLUX_SIZES, FluxTexts, new_flux, sample_flow
+from networks_sdxl import SDXL_SIZES, SDXLTexts, new_sdxl, read_sd15_unet, sizes_of
 from safetensors.torch import load_file
 
 T5_TOKENS = 32
@@ -48,6 +49,7 @@ class StableDiffusion:
     """Version 1's UNet: noise prediction on 4 channels, CLIP's text at every cross-attention."""
 
     channels, sizes, vae_prefix = 4, SIZES, "first_stage_model."
+    latent_scale = 0.18215  # ComfyUI's latents times this are what the model sees
     short = (16, 32)  # tokens while the text is kept short, to save time
 
     def token_ids(self, texts: list[str]) -> torch.Tensor:
@@ -66,21 +68,26 @@ class StableDiffusion:
         t = (1000 * torch.rand(b, device=device) ** args.times).long()
         noise, a = torch.randn_like(latents), ALPHAS.to(device)[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
-        context = text(ids)
+        given = self.conditions(text, ids, latents.shape)
         fast = {"optimized_attention_override": plain_attention}
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predicted = unet(
                 noisy,
                 t,
-                context=context,
+                **given,
                 transformer_options=fast if bf16 and device.type == "cpu" else {},
             )
         snr = (a / (1 - a)).flatten()
         weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, args.layout)
         return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
 
+    def conditions(self, text, ids, shape) -> dict[str, torch.Tensor]:
+        """What the UNet is given of captions beside latents of this shape (..., h, w)."""
+        return {"context": text(ids)}
+
     def sample(self, unet, text, ids, empty, shape, steps: int) -> torch.Tensor:
-        return sample(unet, text, ids, empty, shape, steps)
+        both = torch.cat([ids, empty[None].expand(len(ids), -1)])
+        return sample(unet, self.conditions(text, both, shape), shape, steps)
 
     def record(self, config: tuple[dict, dict]) -> dict:
         unet, text = config
@@ -101,6 +108,7 @@ class Flux:
     """Flux.1 Schnell's transformer: rectified flow on 16 channels, T5's text, CLIP's pooled one."""
 
     channels, sizes, vae_prefix = 16, FLUX_SIZES, "vae."
+    latent_scale = 0.3611
     short = ()  # all 32 tokens of T5 always
 
     def token_ids(self, texts: list[str]) -> torch.Tensor:
@@ -150,4 +158,41 @@ class Flux:
         text.read_t5(under(stored, "text_encoders.t5xxl.transformer."))
 
 
-FAMILIES = {"sd15": StableDiffusion(), "flux": Flux()}
+class StableDiffusionXL(StableDiffusion):
+    """SDXL's UNet: as version 1's, and reads two text encoders, a pooled text and the sizes."""
+
+    sizes, latent_scale = SDXL_SIZES, 0.13025
+
+    def networks(self, config: tuple[dict, dict, dict], ids: torch.Tensor):
+        unet, clip_l, clip_g = config
+        texts = {"clip_l": clip_l, "clip_g": clip_g}
+        return new_sdxl(unet, texts), SDXLTexts(texts, ids.unique().cpu())
+
+    def conditions(self, text, ids, shape) -> dict[str, torch.Tensor]:
+        context, pooled = text(ids)
+        return {"context": context, "y": torch.cat([pooled, sizes_of(shape, pooled)], 1)}
+
+    def record(self, config: tuple[dict, dict, dict]) -> dict:
+        unet, clip_l, clip_g = config
+        texts = {"clip_l": clip_l, "clip_g": clip_g}
+        return {"version": 2, "family": "sdxl", "model": unet, "text_encoder": texts}
+
+    def tensors(self, unet, text) -> dict[str, torch.Tensor]:
+        out = {"model.diffusion_model." + key: value for key, value in unet.state_dict().items()}
+        return out | {"text_encoders." + key: p for key, p in text.checkpoint().items()}
+
+    def read(self, path: str, unet, text) -> None:
+        """Of a miniature checkpoint of Stable Diffusion 1.5's shape: what fits of its UNet."""
+        stored = load_file(path)
+        if not (clip_l := under(stored, "text_encoders.clip_l.")):
+            read_sd15_unet(under(stored, "model.diffusion_model."), unet)
+            return
+        unet.load_state_dict(under(stored, "model.diffusion_model."))
+        clip_g = under(stored, "text_encoders.clip_g.")
+        with torch.no_grad():
+            text.projection.weight.copy_(clip_g.pop("transformer.text_projection.weight"))
+        read_clip(clip_l, text.clip_l)
+        read_clip(clip_g, text.clip_g)
+
+
+FAMILIES = {"sd15": StableDiffusion(), "flux": Flux(), "sdxl": StableDiffusionXL()}

@@ -38,16 +38,19 @@ ALPHAS = (1 - BETAS).cumprod(0).float()  # (1000,)
 
 
 def new_unet(config: dict) -> torch.nn.Module:
+    """Stable Diffusion 1.5's topology with fresh weights."""
+    from mos_core.patch.host.miniature import SD15_TOPOLOGY
+
+    return fresh_unet({**SD15_TOPOLOGY, **config})
+
+
+def fresh_unet(config: dict) -> torch.nn.Module:
     """ComfyUI's UNetModel with fresh weights; every residual branch and the output begin at
-    zero."""
+    zero. config: all of its settings."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    from mos_core.patch.host.miniature import SD15_TOPOLOGY
-
-    unet = UNetModel(
-        **SD15_TOPOLOGY, **config, dtype=torch.float32, operations=comfy.ops.disable_weight_init
-    )
+    unet = UNetModel(**config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
     for module in unet.modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
             torch.nn.init.kaiming_uniform_(module.weight, a=5**0.5)
@@ -79,6 +82,9 @@ def plain_attention(_, q, k, v, heads, *args, **kwargs):
     )
 
 
+ACTIVATIONS = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": F.gelu}
+
+
 class TextEncoder(torch.nn.Module):
     """CLIP's text transformer over a small table of tokens in use; parameters are named as in the
     checkpoint.
@@ -90,6 +96,7 @@ class TextEncoder(torch.nn.Module):
         super().__init__()
         width, depth = config["hidden_size"], config["num_hidden_layers"]
         self.heads = config["num_attention_heads"]
+        self.activation = ACTIVATIONS[config.get("hidden_act", "quick_gelu")]
         self.register_buffer("row_of_token", torch.zeros(49408, dtype=torch.long), persistent=False)
         self.row_of_token[token_rows] = torch.arange(len(token_rows))
         self.register_buffer("rows", token_rows)
@@ -116,6 +123,11 @@ class TextEncoder(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(b, n) token ids, n at most 77 -> (b, n, width)"""
+        return self.final_layer_norm(self.hidden(ids)[-1])
+
+    def hidden(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        """What each layer gives, (b, n, width), before any last norm."""
+        states = []
         x = self.token[self.row_of_token[ids]] + self.position[: ids.shape[1]]
         for layer in self.layers:
             y = layer["layer_norm1"](x)
@@ -127,9 +139,9 @@ class TextEncoder(torch.nn.Module):
                 q, k, v, is_causal=True
             )  # (b, heads, 77, width / heads)
             x = x + layer["out_proj"](y.transpose(1, 2).flatten(2))
-            y = layer["fc1"](layer["layer_norm2"](x))
-            x = x + layer["fc2"](y * torch.sigmoid(1.702 * y))
-        return self.final_layer_norm(x)
+            x = x + layer["fc2"](self.activation(layer["fc1"](layer["layer_norm2"](x))))
+            states.append(x)
+        return states
 
     def checkpoint(self) -> dict[str, torch.Tensor]:
         """The weights under the names of SD1.5 checkpoints, without `cond_stage_model.`"""
@@ -157,21 +169,13 @@ class TextEncoder(torch.nn.Module):
 
 @torch.no_grad()
 def sample(
-    unet,
-    text,
-    ids: torch.Tensor,
-    empty: torch.Tensor,
-    shape,
-    steps: int = 20,
-    cfg: float = 3.0,
-    seed: int = 0,
+    unet, conditions: dict[str, torch.Tensor], shape, steps: int = 20, cfg: float = 3.0, seed=0
 ) -> torch.Tensor:
-    """Deterministic DDIM with classifier-free guidance -> latents (b, *shape); `ids` (b, 77),
-    `empty` (77,)"""
-    b = len(ids)
-    x = torch.randn(b, *shape, generator=torch.Generator().manual_seed(seed)).to(ids.device)
-    context = torch.cat([text(ids), text(empty[None]).expand(b, -1, -1)])
-    alphas = ALPHAS.to(ids.device)
+    """Deterministic DDIM with classifier-free guidance -> latents (b, *shape). conditions: what
+    the UNet is given beside the latent, (2 b, ...), of the captions and of the empty text"""
+    b, device = len(conditions["context"]) // 2, conditions["context"].device
+    x = torch.randn(b, *shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    alphas = ALPHAS.to(device)
     times = torch.linspace(999, 0, steps + 1).round().long().tolist()
     for i in range(steps):
         now, after = (
@@ -179,9 +183,7 @@ def sample(
             alphas[times[i + 1]] if i + 1 < steps else alphas.new_ones(()),
         )
         cond, uncond = (
-            unet(
-                torch.cat([x, x]), torch.full((2 * b,), times[i], device=x.device), context=context
-            )
+            unet(torch.cat([x, x]), torch.full((2 * b,), times[i], device=device), **conditions)
             .float()
             .chunk(2)
         )

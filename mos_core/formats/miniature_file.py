@@ -2,7 +2,7 @@
 sizes.
 
 The metadata entry `mos_miniature` is JSON. Version 1 is Stable Diffusion 1.5's topology: `unet`,
-`text_encoder`, `vae`. Version 2 has a `family` ("flux") and, in place of `unet`, `model`;
+`text_encoder`, `vae`. Version 2 has a `family` ("flux", "sdxl") and, in place of `unet`, `model`;
 `text_encoder` holds a configuration for each of its encoders. Of a token table's rows only those in
 use are stored; TOKEN_ROWS and T5_ROWS hold their ids.
 """
@@ -19,7 +19,7 @@ ENTRIES = {  # by version
     1: ("unet", "text_encoder"),
     2: ("family", "model", "text_encoder"),
 }
-FAMILIES = ("flux",)
+FAMILIES = ("flux", "sdxl")
 VAE_KINDS = ("taesd",)
 
 UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX = (
@@ -38,6 +38,12 @@ FLUX_PREFIXES = (
     "text_encoders.clip_l.",
     "text_encoders.t5xxl.",
     "vae.",
+)
+SDXL_PREFIXES = (
+    "model.diffusion_model.",
+    "text_encoders.clip_l.",
+    "text_encoders.clip_g.",
+    "first_stage_model.",
 )
 T5_TABLE, T5_ROWS = "transformer.shared.weight", "transformer.shared.rows"
 T5_VOCABULARY = 32128

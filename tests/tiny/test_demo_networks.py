@@ -25,6 +25,11 @@ TINY = {
 }
 for sizes in TINY.values():
     sizes[1]["num_hidden_layers"] = 2
+TINY["sdxl"] = (
+    {"model_channels": 32, "channel_mult": [1, 1, 1], "num_heads": 2},
+    {**TINY["sd15"][1], "num_hidden_layers": 3},
+    {**TINY["sd15"][1], "num_hidden_layers": 3, "hidden_size": 24, "hidden_act": "gelu"},
+)
 
 
 class Args:
@@ -87,9 +92,13 @@ def test_a_written_checkpoint_predicts_what_the_networks_predict(world, tmp_path
             torch.testing.assert_close(cond[1], pooled, atol=1e-4, rtol=1e-4)
             their = loaded.model.diffusion_model(latents, t, cond[0], cond[1])
         else:
-            context = text(ids[1:2])
-            own = model(latents, t, context=context)
-            their = loaded.model.diffusion_model(latents, t, context=cond[0])
+            given = family.conditions(text, ids[1:2], latents.shape)
+            context, own = given["context"], model(latents, t, **given)
+            asked = {"pooled_output": cond[1], "width": 128, "height": 128, "device": "cpu"}
+            y = loaded.model.encode_adm(**asked)
+            if "y" in given:
+                torch.testing.assert_close(y, given["y"], atol=1e-4, rtol=1e-4)
+            their = loaded.model.diffusion_model(latents, t, context=cond[0], y=y)
     torch.testing.assert_close(cond[0], context, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(their, own, atol=1e-4, rtol=1e-3)
 

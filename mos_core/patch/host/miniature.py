@@ -14,6 +14,7 @@ from ...errors import FileFormatError
 from ...formats.miniature_file import (
     CLIP_PREFIX,
     FLUX_PREFIXES,
+    SDXL_PREFIXES,
     TOKEN_ROWS,
     TOKEN_TABLE,
     UNET_PREFIX,
@@ -25,6 +26,7 @@ from ...formats.miniature_file import (
 )
 from .miniature_flux import build_flux
 from .miniature_parts import TEXT_KEYS, as_patcher, build_vae, check_keys, load_exactly
+from .miniature_sdxl import build_sdxl
 
 # What makes SD1.5's topology: 16 cross-attention layers, in the first three levels and the middle.
 SD15_TOPOLOGY = {
@@ -43,6 +45,10 @@ SD15_TOPOLOGY = {
     "num_head_channels": -1,
 }
 UNET_KEYS = ("model_channels", "channel_mult", "context_dim", "num_heads")
+OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "flux": (build_flux, FLUX_PREFIXES),
+    "sdxl": (build_sdxl, SDXL_PREFIXES),
+}
 
 
 def load_miniature(
@@ -55,7 +61,8 @@ def load_miniature(
     config = read_miniature_metadata(path)
     tensors = read_miniature_tensors(path)
     if "family" in config:
-        return build_flux(config, split_parts(path, tensors, FLUX_PREFIXES), embedding_directory)
+        build, prefixes = OTHERS[config["family"]]
+        return build(config, split_parts(path, tensors, prefixes), embedding_directory)
     unet, text, vae = split_parts(path, tensors, (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX))
     return (
         build_unet(config["unet"], unet),
