@@ -23,10 +23,12 @@ def orthogonal(stack: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters of two or more dimensions: (out, in, ...) is taken as (out, in * ...)."""
+    """For parameters of two or more dimensions: (out, in, ...) is taken as (out, in * ...).
+    dtype: of the iterations, for which bfloat16 is enough."""
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(self, parameters, lr, momentum=0.95, weight_decay=0.0, dtype=torch.float32):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -45,18 +47,20 @@ class Muon(torch.optim.Optimizer):
             memory = self.state[p].setdefault("momentum", torch.zeros_like(p))
             memory.lerp_(p.grad, 1 - group["momentum"])
             steps.append(p.grad.lerp(memory, group["momentum"]).flatten(1))
-        found = orthogonal(torch.stack(steps))
+        found = orthogonal(torch.stack(steps).to(self.dtype)).float()
         rate = group["lr"] * 0.2 * max(found.shape[1:]) ** 0.5
         for p, step in zip(parameters, found, strict=True):
             p.mul_(1 - group["lr"] * group["decay"]).sub_(step.reshape(p.shape), alpha=rate)
 
 
-def optimizers_for(parameters: list, lr: float, decay: float = 0.01) -> list:
+def optimizers_for(
+    parameters: list, lr: float, decay: float = 0.01, dtype: torch.dtype = torch.float32
+) -> list:
     """Muon for hidden kernels (two or more dimensions, none below 16 wide), AdamW for the rest."""
     kernels = [p for p in parameters if p.ndim > 1 and min(p.shape[:2]) >= 16]
     chosen = {id(p) for p in kernels}
     rest = [p for p in parameters if id(p) not in chosen]
     return [
-        Muon(kernels, lr, weight_decay=decay),
+        Muon(kernels, lr, weight_decay=decay, dtype=dtype),
         torch.optim.AdamW(rest, lr, betas=(0.9, 0.99), weight_decay=decay),
     ]

@@ -21,6 +21,7 @@ import time
 
 import torch
 from families import FAMILIES
+from muon import optimizers_for
 from safetensors.torch import load_file
 from schedule import rate_at
 from start_comfy import start_comfy
@@ -114,6 +115,9 @@ def main() -> None:
         "--short-text", type=float, default=0.7, help="share of the time with 32 tokens"
     )
     parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument(
+        "--muon", action="store_true", help="Muon for the kernels (muon.py) in place of AdamW"
+    )
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
     parser.add_argument(
@@ -130,8 +134,12 @@ def main() -> None:
     cache, config = Cache(args.cache, device, family.short), family.sizes[args.size]
     model, text = (network.to(device) for network in family.networks(config, cache.ids))
     trained = [*model.parameters(), *text.parameters()]
-    optimizer = torch.optim.AdamW(
-        trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    optimizers = (
+        optimizers_for(trained, args.lr, dtype=torch.float32 if args.fp32 else torch.bfloat16)
+        if args.muon
+        else [
+            torch.optim.AdamW(trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        ]
     )
     averaged = [p.detach().clone() for p in trained]
     step, seen, minutes = 0, 0, 0.0
@@ -142,7 +150,10 @@ def main() -> None:
         ):
             p.data.copy_(new)
             a.copy_(new_average)
-        optimizer.load_state_dict(state["optimizer"])
+        stored = state["optimizer"]
+        stored = stored if isinstance(stored, list) else [stored]
+        for optimizer, its in zip(optimizers, stored, strict=True):
+            optimizer.load_state_dict(its)
         step, seen, minutes = state["step"], state["seen"], state["minutes"]
     elif args.start:
         family.read(args.start, model, text)
@@ -159,7 +170,7 @@ def main() -> None:
             {
                 "weights": [p.detach() for p in trained],
                 "averaged": averaged,
-                "optimizer": optimizer.state_dict(),
+                "optimizer": [optimizer.state_dict() for optimizer in optimizers],
                 "step": int(counts[0]),
                 "seen": int(counts[1]),
                 "minutes": counts[2].item(),
@@ -190,9 +201,9 @@ def main() -> None:
         torch.multiprocessing.get_context("fork").Process(
             target=run,
             daemon=True,
-            args=(args, worker, model, text, cache, optimizer, counts, averaged, None),
+            args=(args, worker, model, text, cache, optimizers, counts, averaged, None),
         ).start()
-    run(args, 0, model, text, cache, optimizer, counts, averaged, save)
+    run(args, 0, model, text, cache, optimizers, counts, averaged, save)
 
 
 def next_batch(cache: Cache, args, minutes: float):
@@ -206,7 +217,7 @@ def next_batch(cache: Cache, args, minutes: float):
     return cache.batch("wide" if wide else "square", size, args.drop, short)
 
 
-def run(args, worker, model, text, cache, optimizer, counts, averaged, save) -> None:
+def run(args, worker, model, text, cache, optimizers, counts, averaged, save) -> None:
     """One worker's training loop. `counts` (shared): steps, pictures, minutes. Worker 0 averages,
     logs and saves."""
     torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
@@ -219,14 +230,16 @@ def run(args, worker, model, text, cache, optimizer, counts, averaged, save) -> 
     )
     while (minutes := counts[2].item()) < args.minutes:
         rate = rate_at(minutes / args.minutes, counts[0].item(), args.lr)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
         latents, ids = next_batch(cache, args, minutes)
         loss = family.loss(model, text, latents, ids, args)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         counts[0] += 1
         counts[1] += len(latents)
         own, recent = own + 1, recent + loss.item()
