@@ -7,7 +7,8 @@ from networks_flux import CLIP_TOKENS, FLUX_SIZES, FluxTexts, new_flux, sample_f
 from networks_sdxl import SDXL_SIZES, SDXLTexts, new_sdxl, read_sd15_unet, sizes_of
 from safetensors.torch import load_file
 
-T5_TOKENS = 32
+T5_TOKENS = 64
+OVERRIDE = "optimized_attention_override"
 CLIP_ROOT = "transformer.text_model."
 CLIP_TABLE = CLIP_ROOT + "embeddings.token_embedding."
 
@@ -69,7 +70,7 @@ class StableDiffusion:
         noise, a = torch.randn_like(latents), ALPHAS.to(device)[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
         given = self.conditions(text, ids, latents.shape)
-        fast = {"optimized_attention_override": plain_attention}
+        fast = {OVERRIDE: plain_attention}
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predicted = unet(
                 noisy,
@@ -109,10 +110,10 @@ class Flux:
 
     channels, sizes, vae_prefix = 16, FLUX_SIZES, "vae."
     latent_scale = 0.3611
-    short = ()  # all 32 tokens of T5 always
+    short = (CLIP_TOKENS + 16, CLIP_TOKENS + 32)
 
     def token_ids(self, texts: list[str]) -> torch.Tensor:
-        """-> (n, 77 + 32) int32: CLIP's, then T5's"""
+        """-> (n, 77 + 64) int32: CLIP's, then T5's"""
         from comfy.text_encoders.flux import T5XXLTokenizer
 
         tokenizer = T5XXLTokenizer(tokenizer_data={"t5xxl_min_length": T5_TOKENS})
@@ -135,8 +136,11 @@ class Flux:
         t = torch.where(torch.rand(b, device=device) < 0.1, torch.rand(b, device=device), t)
         noise, s = torch.randn_like(latents), t.view(-1, 1, 1, 1)
         context, pooled = text(ids)
-        with torch.autocast(device.type, torch.bfloat16, enabled=not args.fp32):
-            predicted = model((1 - s) * latents + s * noise, t, context, pooled)
+        bf16 = not args.fp32
+        options = {OVERRIDE: plain_attention} if bf16 and device.type == "cpu" else {}
+        noisy = (1 - s) * latents + s * noise
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            predicted = model(noisy, t, context, pooled, transformer_options=options)
         return (predicted.float() - (noise - latents)).square().mean()
 
     def sample(self, model, text, ids, empty, shape, steps: int) -> torch.Tensor:

@@ -24,6 +24,24 @@ FLUX_SIZES = {  # --size of train.py: transformer, CLIP-L, T5
         },
         {"d_model": 96, "d_ff": 256, "d_kv": 24, "num_heads": 4, "num_layers": 2},
     ),
+    "medium": (
+        {
+            "hidden_size": 192,
+            "num_heads": 6,
+            "axes_dim": [8, 12, 12],
+            "depth": 2,
+            "depth_single_blocks": 6,
+            "context_in_dim": 128,
+            "vec_in_dim": 96,
+        },
+        {
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+        },
+        {"d_model": 128, "d_ff": 384, "d_kv": 32, "num_heads": 4, "num_layers": 2},
+    ),
 }
 END_OF_TEXT = 49407  # CLIP's token; its place holds the pooled text
 CLIP_TOKENS = 77
