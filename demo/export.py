@@ -1,4 +1,4 @@
-"""Write the miniature checkpoint (fp16, ComfyUI's key names) and contact sheets of a model in
+"""Write the miniature checkpoint (8 bits, ComfyUI's key names) and contact sheets of a model in
 training."""
 
 import json
@@ -38,19 +38,17 @@ WIDES = (
 
 
 def write_checkpoint(path: str, family, config, model, text, vae_path: str, facts: dict) -> None:
-    """One `.safetensors`, renamed into place when complete. family: of families.py; config: of its
-    sizes."""
+    """One `.safetensors`, in 8 bits, renamed into place when complete. family: of families.py;
+    config: of its sizes."""
+    from mos_core.formats.packed import pack
+
     tensors = family.tensors(model, text)
     vae = read_vae(vae_path).state_dict()
     vae["vae_scale"] = torch.tensor(family.latent_scale)  # the same latents under another scale
     tensors.update({family.vae_prefix + key: value for key, value in vae.items()})
-    tensors = {
-        key: (value.detach().half() if value.is_floating_point() else value).cpu().contiguous()
-        for key, value in tensors.items()
-    }
     record = {**family.record(config), "vae": "taesd", "training": facts}
     save_file(
-        tensors,
+        pack({key: value.detach().cpu() for key, value in tensors.items()}),
         str(path) + ".part",
         metadata={"mos_miniature": json.dumps(record), "model_card": CARD, "format": "pt"},
     )

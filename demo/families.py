@@ -5,7 +5,7 @@ import torch
 from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention, sample
 from networks_flux import CLIP_TOKENS, FLUX_SIZES, FluxTexts, new_flux, sample_flow
 from networks_sdxl import SDXL_SIZES, SDXLTexts, new_sdxl, read_sd15_unet, sizes_of
-from safetensors.torch import load_file
+from vae import read_tensors
 
 T5_TOKENS = 64
 OVERRIDE = "optimized_attention_override"
@@ -100,7 +100,7 @@ class StableDiffusion:
 
     def read(self, path: str, unet, text) -> None:
         """Puts the weights of a miniature checkpoint into networks of the same shape."""
-        stored = load_file(path)
+        stored = read_tensors(path)
         unet.load_state_dict(under(stored, "model.diffusion_model."))
         read_clip(under(stored, "cond_stage_model."), text)
 
@@ -156,7 +156,7 @@ class Flux:
         return out | {"text_encoders." + key: p for key, p in text.checkpoint().items()}
 
     def read(self, path: str, model, text) -> None:
-        stored = load_file(path)
+        stored = read_tensors(path)
         model.load_state_dict(under(stored, "model.diffusion_model."))
         read_clip(under(stored, "text_encoders.clip_l."), text.clip)
         text.read_t5(under(stored, "text_encoders.t5xxl.transformer."))
@@ -187,7 +187,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def read(self, path: str, unet, text) -> None:
         """Of a miniature checkpoint of Stable Diffusion 1.5's shape: what fits of its UNet."""
-        stored = load_file(path)
+        stored = read_tensors(path)
         if not (clip_l := under(stored, "text_encoders.clip_l.")):
             read_sd15_unet(under(stored, "model.diffusion_model."), unet)
             return

@@ -1,6 +1,7 @@
-"""Put another VAE into a miniature checkpoint; every other byte of it stays.
+"""Pack a miniature checkpoint into 8 bits, and put another VAE into it.
 
-python demo/replace_vae.py --checkpoint demo/models/miniature.safetensors --vae vae.safetensors
+python demo/replace_vae.py --checkpoint demo/models/miniature.safetensors [--vae vae.safetensors]
+[--out packed.safetensors]
 """
 
 import argparse
@@ -15,25 +16,29 @@ from start_comfy import start_comfy
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--vae", required=True)
+    parser.add_argument("--vae")
+    parser.add_argument("--out", help="else the checkpoint itself is replaced")
     parser.add_argument("--facts", default="{}", help="JSON, joins the record's `training`")
     args = parser.parse_args()
     start_comfy(1)
-    from vae import read_vae
+    from vae import read_tensors, read_vae
 
+    from mos_core.formats.miniature_file import read_miniature_metadata
+    from mos_core.formats.packed import pack
+
+    record, tensors = read_miniature_metadata(args.checkpoint), read_tensors(args.checkpoint)
     with safe_open(args.checkpoint, "pt") as file:
         metadata = dict(file.metadata())
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    for key, tensor in read_vae(args.vae).state_dict().items():
+    for key, tensor in read_vae(args.vae).state_dict().items() if args.vae else ():
         name = "first_stage_model." + key
         if tensors[name].shape != tensor.shape:
             raise SystemExit(f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}")
-        tensors[name] = tensor.half().contiguous()
-    record = json.loads(metadata["mos_miniature"])
+        tensors[name] = tensor
     record["training"] = {**record["training"], **json.loads(args.facts)}
     metadata["mos_miniature"] = json.dumps(record)
-    save_file(tensors, args.checkpoint + ".part", metadata)
-    os.replace(args.checkpoint + ".part", args.checkpoint)
+    out = args.out or args.checkpoint
+    save_file(pack(tensors), out + ".part", metadata)
+    os.replace(out + ".part", out)
 
 
 if __name__ == "__main__":

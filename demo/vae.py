@@ -1,7 +1,6 @@
 """The miniature VAE while it is trained and used in training: ComfyUI's TAESD class."""
 
 import torch
-from safetensors.torch import load_file
 
 # ComfyUI's latent formats give the model (latent - shift) * scale; the VAE does the opposite, so
 # that the model sees what the encoder gives.
@@ -31,10 +30,17 @@ def new_vae(channels: int = 4) -> torch.nn.Module:
     return vae
 
 
+def read_tensors(path: str) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, packed ones in fp16."""
+    from mos_core.formats.miniature_file import read_miniature_tensors
+
+    return read_miniature_tensors(path)
+
+
 def read_vae(path: str) -> torch.nn.Module:
     """The VAE of a miniature checkpoint or of a file of its own, in fp32."""
     prefix = "first_stage_model."
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     if any(key.startswith(prefix) for key in tensors):
         tensors = {k: v for k, v in tensors.items() if k.startswith(prefix)}
     tensors = {k.removeprefix(prefix): v.float() for k, v in tensors.items()}

@@ -4,7 +4,7 @@ sizes.
 The metadata entry `mos_miniature` is JSON. Version 1 is Stable Diffusion 1.5's topology: `unet`,
 `text_encoder`, `vae`. Version 2 has a `family` ("flux", "sdxl") and, in place of `unet`, `model`;
 `text_encoder` holds a configuration for each of its encoders. Of a token table's rows only those in
-use are stored; TOKEN_ROWS and T5_ROWS hold their ids.
+use are stored; TOKEN_ROWS and T5_ROWS hold their ids. Weights may be packed (packed.py).
 """
 
 import json
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import FileFormatError
+from .packed import unpack
 
 METADATA_KEY = "mos_miniature"
 ENTRIES = {  # by version
@@ -86,9 +87,9 @@ def read_miniature_metadata(path) -> dict:
 
 
 def read_miniature_tensors(path) -> dict[str, torch.Tensor]:
-    """Every tensor of the file, on the CPU, as stored."""
+    """Every tensor of the file, on the CPU, as stored; packed ones in float16."""
     with _open(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}
+        return unpack(path, {key: file.get_tensor(key) for key in file.keys()})
 
 
 def split_parts(path, tensors: dict, prefixes: tuple[str, ...]) -> list[dict[str, torch.Tensor]]:
