@@ -7,6 +7,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
+import comfy.taesd.taesd
 import comfy.utils
 import torch
 
@@ -92,3 +93,12 @@ def empty_clip(dtype=torch.float32, **changes):
     torch.nn.init.eye_(clip.cond_stage_model.clip_l.transformer.text_projection.weight)
     clip.tokenizer.clip_l.embedding_size = config["hidden_size"]
     return clip
+
+
+def random_taesd(channels: int = 4):
+    """A VAE of TAESD's shape with small random weights; always the same ones."""
+    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=channels).state_dict())
+    generator = torch.Generator().manual_seed(0)
+    for weight in vae.first_stage_model.parameters():
+        weight.data.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+    return vae
