@@ -171,9 +171,11 @@ TRANSFORMERS = {
 }
 
 
-def random_transformer(family: str, dtype=torch.float32):
-    """A ModelPatcher with one block of each kind of a diffusion transformer, at its full width."""
+def random_transformer(family: str, dtype=torch.float32, **changes):
+    """A ModelPatcher with one block of each kind of a diffusion transformer, at its full width.
+    changes: of its configuration."""
     kind, config = TRANSFORMERS[family]
+    config = {**config, **changes}
     if family == "flux" and hasattr(comfy.supported_models, "Krea2"):  # since then it wants this
         config = {**config, "txt_ids_dims": []}
     device = comfy.model_management.get_torch_device()

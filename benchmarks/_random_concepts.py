@@ -1,6 +1,7 @@
 """Random concepts for a model of any family, regions for them, and ComfyUI's own way for both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import comfy.hooks
 import comfy.weight_adapter
@@ -57,6 +58,20 @@ def regions_for(concepts: Sequence[WeightedConcept], width: int, height: int) ->
     )
 
 
+def lora_hook(deltas: Mapping[Any, LowRank]):
+    """ComfyUI's hook group for deltas by the model's own names of weights."""
+    patches = {
+        getattr(name, "key", name): comfy.weight_adapter.LoRAAdapter(
+            set(), (delta.up, delta.down, float(delta.rank), None, None, None)
+        )
+        for name, delta in deltas.items()
+    }
+    hooks = comfy.hooks.create_hook_lora(patches, 1.0, 0.0)
+    for hook in hooks.hooks:
+        hook.need_weight_init = False
+    return hooks
+
+
 def hooked(clip, concepts: Sequence[WeightedConcept], width: int, height: int) -> tuple:
     """ComfyUI's way: (positive, negative) with a mask and a LoRA hook for each region, and the
     background's own. The model runs once for each."""
@@ -66,15 +81,7 @@ def hooked(clip, concepts: Sequence[WeightedConcept], width: int, height: int) -
 
     halves = [encode("a street"), encode("")]
     for entry, box in zip(concepts, boxes(len(concepts)), strict=True):
-        patches = {
-            f"{name}.weight": comfy.weight_adapter.LoRAAdapter(
-                set(), (delta.up, delta.down, float(delta.rank), None, None, None)
-            )
-            for name, delta in entry.concept.deltas.items()
-        }
-        hooks = comfy.hooks.create_hook_lora(patches, 1.0, 0.0)
-        for hook in hooks.hooks:
-            hook.need_weight_init = False  # `patches` are named as the model's own weights
+        hooks = lora_hook({f"{name}.weight": d for name, d in entry.concept.deltas.items()})
         mask = box.weights(height // 8, width // 8)[None]
         halves = comfy.hooks.set_conds_props_and_combine(
             halves, [encode("a person"), encode("")], mask=mask, hooks=hooks

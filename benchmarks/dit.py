@@ -12,9 +12,11 @@ import argparse
 import json
 import sys
 
+import comfy.hooks
 import comfy.model_management
 import torch
 from _models import random_transformer
+from _random_concepts import lora_hook
 from _steps import compare, peak_memory
 
 from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
@@ -68,6 +70,18 @@ def with_regions(model, family: str, count: int, rank: int):
         for i, box in enumerate(boxes(count))
     ]
     return add_regional_attention(model, drawn, isolation="on")
+
+
+def hooked_regions(model, family: str, count: int, rank: int, side: int) -> tuple:
+    """ComfyUI's way to the same: (positive, negative) with a mask and a LoRA hook for each region,
+    and the background's own; the model runs once for each."""
+    halves = [text(family, 1), text(family, 1)]
+    for number, box in enumerate(boxes(count)):
+        hooks = lora_hook(random_lora(model, rank, number).model)
+        mask = box.weights(side // CELL, side // CELL)[None]
+        own = text(family, 10 + number)
+        halves = comfy.hooks.set_conds_props_and_combine(halves, [own, own], mask=mask, hooks=hooks)
+    return tuple(halves)
 
 
 def main() -> None:

@@ -4,9 +4,10 @@ scripts/bench gpu [--only sd15 sdxl ...] [--seconds 520] [--tiny]
 
 Random weights, nothing is loaded from disk: fusion of 14 concepts on SD1.5 and of 4 on SDXL, a
 picture of 1024 x 512 with five concepts in 50 steps, steps at 1024 x 1024 on SDXL with four
-concepts of rank 32, and training steps; each beside plain ComfyUI and ComfyUI's masked LoRA hooks
-in the same run, with time and peak memory. What is not reached in `--seconds` is listed under
-"left_out". `--tiny` runs all of it on narrow models, to try the command itself on a CPU.
+concepts of rank 32 and on two diffusion transformers (one block of each kind, at full width) with
+four regions of rank 32, and training steps; each beside plain ComfyUI and ComfyUI's masked LoRA
+hooks in the same run, with time and peak memory. What is not reached in `--seconds` is listed
+under "left_out". `--tiny` runs all of it on narrow models, to try the command itself on a CPU.
 """
 
 import argparse
@@ -24,9 +25,17 @@ import comfy.samplers
 import comfy.sd
 import comfy.taesd.taesd
 import torch
-from _models import fill_randomly, random_clip, random_sd15, random_sdxl, random_sdxl_clip
+from _models import (
+    fill_randomly,
+    random_clip,
+    random_sd15,
+    random_sdxl,
+    random_sdxl_clip,
+    random_transformer,
+)
 from _random_concepts import hooked, random_concepts, regions_for
 from _steps import step_times
+from dit import CHANNELS, hooked_regions, text, with_regions
 
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.fuse.settings import FuseSettings
@@ -131,15 +140,40 @@ def steps_sdxl(size: Size) -> dict:
     model, clip = size.sdxl()
     concepts = random_concepts(model, clip, size(4, 2), size(32, 4))
     latent = torch.zeros(1, 4, side // 8, side // 8)
+    return steps_of(variants(model, clip, concepts, side, side, guided=True), latent, 7.5)
+
+
+def steps_of(variants: dict, latent: torch.Tensor, cfg: float) -> dict:
+    """Each variant's peak and seconds per step, and the latter as a ratio to the plain model's."""
     result: dict = {}
-    for name, variant in variants(model, clip, concepts, side, side, guided=True).items():
-        step_times(variant, latent, 2, 7.5)
+    for name, variant in variants.items():
+        step_times(variant, latent, 2, cfg)
         times: list[float] = []
-        result[name] = measured(lambda v=variant, t=times: t.extend(step_times(v, latent, 4, 7.5)))
+        result[name] = measured(lambda v=variant, t=times: t.extend(step_times(v, latent, 4, cfg)))
         result[name]["seconds_per_step"] = min(times)
         print(f"  {name}: {result[name]}", file=sys.stderr)
     plain = result["plain"]["seconds_per_step"]
     return {name: {**own, "ratio": own["seconds_per_step"] / plain} for name, own in result.items()}
+
+
+def steps_dit(size: Size) -> dict:
+    """1024 x 1024, four regions, each with its prompt and a LoRA of rank 32 on every layer, without
+    cfg; one block of each kind."""
+    side, rank = size(1024, 64), size(32, 4)
+    latent, found = torch.zeros(1, CHANNELS, side // 8, side // 8), {}
+    for family in ("flux", "z_image"):
+        narrow = {"flux": {"hidden_size": 384, "num_heads": 3}, "z_image": {"dim": 384,
+                  "n_heads": 3, "n_kv_heads": 3}}[family] if size.tiny else {}  # fmt: skip
+        dtype = torch.float32 if device().type == "cpu" else torch.bfloat16
+        model = random_transformer(family, dtype, **narrow)
+        prompt = text(family, 1)
+        ways = {
+            "plain": (model, prompt, prompt),
+            "ours": (with_regions(model, family, 4, rank), prompt, prompt),
+            "masked LoRA hooks": (model, *hooked_regions(model, family, 4, rank, side)),
+        }
+        found[family] = steps_of(ways, latent, 1.0)
+    return found
 
 
 def fusion(models: tuple, count: int, steps: int, side: int, refine: int) -> dict:
@@ -211,6 +245,7 @@ SECTIONS: dict[str, Callable[[Size], dict]] = {
     "picture_sd15": picture_sd15,
     "fusion_sd15": fusion_sd15,
     "steps_sdxl": steps_sdxl,
+    "steps_dit": steps_dit,
     "fusion_sdxl": fusion_sdxl,
     "training_sd15": training_sd15,
     "training_sdxl": training_sdxl,
