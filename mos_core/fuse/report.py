@@ -50,6 +50,12 @@ def describe_fusion(
     if asked:
         lines.append("layers in which the concepts are hardest to reconcile (share that is lost)")
         lines += [f"  {r.after / r.before:.0%}  {r.layer.site.path}" for r in asked[:worst]]
+    few = sum(r.few_rows for r in reports)
+    if few:
+        lines.append(
+            f"{few} of {len(reports)} layers saw fewer rows than they have inputs; what no row "
+            "showed stays the base model's there: more prompts, steps or pixels show more"
+        )
     if refined:
         lines.append(
             "refinement: mean squared error of the predicted noise, pictures not learnt from"

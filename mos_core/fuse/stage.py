@@ -33,13 +33,20 @@ class Layer:
 class LayerReport:
     """Mean squared error of a layer against what the concepts ask of it.
 
-    errors: (concepts, concepts + 2), squared errors; see errors_of_concepts.
+    errors: (concepts, concepts + 2), squared errors; see errors_of_concepts. rows: how many inputs
+    it was fused from, of all concepts together.
     """
 
     layer: Layer
     before: float
     after: float
     errors: torch.Tensor
+    rows: int = 0
+
+    @property
+    def few_rows(self) -> bool:
+        """Whether some directions of its input were in no row: there it stays the base model's."""
+        return 0 < self.rows < self.layer.shape[1]
 
 
 class StageSums:
@@ -97,7 +104,9 @@ class StageSums:
         solved = self.solution(layer, sums, asked, settings)
         errors = errors_of_concepts(sums.inputs.sketches, asked, solved.delta, solved.inverse)
         before, after = sums.loss(torch.zeros_like(solved.delta)), sums.loss(solved.delta)
-        return solved.delta.float().cpu(), LayerReport(layer, before, after, errors)
+        return solved.delta.float().cpu(), LayerReport(
+            layer, before, after, errors, sums.inputs.rows
+        )
 
     def solution(
         self,
