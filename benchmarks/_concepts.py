@@ -6,8 +6,9 @@ from pathlib import Path
 DEMO = Path(__file__).absolute().parent.parent / "demo"
 
 
-def concept_files(folder: Path) -> list[Path]:
-    """`<name>.safetensors` of the characters of demo/concepts.json, by name."""
+def concept_files(folder: Path, pattern: str = "{}.safetensors") -> dict[str, Path]:
+    """Name of each character of demo/concepts.json that has such a file -> the file, by name.
+    pattern: of the file's name, with {} for the character."""
     known = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
-    files = (folder / f"{name}.safetensors" for name in sorted(entry["name"] for entry in known))
-    return [file for file in files if file.is_file()]
+    files = {name: folder / pattern.format(name) for name in sorted(c["name"] for c in known)}
+    return {name: file for name, file in files.items() if file.is_file()}

@@ -44,8 +44,9 @@ class Question:
             Region(
                 sentence([word] * len(places), places, self.scene),
                 box=Box(left / self.width, 0.0, right / self.width, 1.0),
+                concept=name,
             )
-            for word, (left, right) in zip(words, self.spans, strict=True)
+            for word, name, (left, right) in zip(words, self.names, self.spans, strict=True)
         ]
         self.regions = Regions(self.width, HEIGHT, tuple(regions))
 

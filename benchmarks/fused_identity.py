@@ -94,7 +94,7 @@ def main() -> None:
     changes = {k: json.loads(v) for k, _, v in (pair.partition("=") for pair in args.set)}
     prompts = {} if args.published else {"prompts": LEARNT_FROM, "anchor_prompts": HELD}
     fused_with = {**DEFAULTS, **prompts, **changes}
-    names = args.names or [file.stem for file in concept_files(args.folder)]
+    names = args.names or list(concept_files(args.folder))
     unfused = {word: word for word in args.unfused}
     rows, start = [], time.time()
     with torch.inference_mode():

@@ -2,12 +2,14 @@
 
 scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 5]
     [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
+    [--checkpoint miniature_flux.safetensors --files flux_{}.safetensors]
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
 attention on one fused model of all concepts of the folder; fused-prompt: that model with the one
 prompt, without regions. composer: Composer: Regional LoRA as it comes. composer-no-X: without
 one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but injection and
-isolation). composer-paper, composer-reference: its other injections.
+isolation), with placement, or without the regions' own prompts (composer-no-texts: the one prompt
+is everybody's). composer-paper, composer-reference: its other injections.
 
 Layouts, prompts and noise are fixed and the same for all (_scenes.py). A box is right if the judge
 (_judge.py) finds its concept in it; `elsewhere` counts asked characters outside their boxes, per
@@ -18,15 +20,18 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from _concepts import concept_files
+from _random_concepts import lora_hook
 from _scenes import HEIGHT, LAYOUTS, judge, questions_of
 from identity import DEMO
 
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
+from mix_of_show.mos_core.compose.placement import STRENGTH
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.formats import read_concept
 from mix_of_show.mos_core.fuse.settings import FuseSettings
@@ -34,6 +39,7 @@ from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.compose.composer import ComposerSettings, apply_composer
 from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fuse.fused import apply_fused
+from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.patch.host.miniature import load_miniature
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
 from mix_of_show.mos_core.patch.regional.texts import draw_prompts
@@ -50,6 +56,8 @@ METHODS = (
     "fused-prompt",
     "composer",
     *(f"composer-no-{part}" for part in ABLATIONS),
+    "composer-placement",
+    "composer-no-texts",
     "composer-paper",
     "composer-reference",
 )
@@ -75,12 +83,14 @@ def arguments():
     parser.add_argument("--refine-steps", type=int, default=100, help="of the fusion")
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
+    parser.add_argument("--files", default="{}.safetensors", help="{}: the character's name")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
     return parser.parse_args()
 
 
-def known_concepts(folder: Path) -> tuple[WeightedConcept, ...]:
-    return tuple(WeightedConcept(read_concept(file)) for file in concept_files(folder))
+def known_concepts(folder: Path, pattern: str = "{}.safetensors") -> tuple[WeightedConcept, ...]:
+    files = concept_files(folder, pattern)
+    return tuple(WeightedConcept(read_concept(file, name=name)) for name, file in files.items())
 
 
 # -------------------------------------------------------------------------------- methods
@@ -102,17 +112,13 @@ def hooks(base, question, args, settings):
 
     model, clip = base
     model = model.clone()
-    add_layerwise_text(model)
+    if any(entry.concept.tables for entry in question.concepts):
+        add_layerwise_text(model)
     positive, negative = [], []
     for entry, region in zip(question.concepts, question.regions.regions, strict=True):
         _, own = apply_concepts(*base, (entry,))
         mask = region.box.weights(HEIGHT // 8, question.width // 8)[None]
-        lora = {}
-        for module, pair in entry.concept.unet.items():
-            name = "lora_unet_" + module.replace(".", "_")
-            lora[f"{name}.lora_down.weight"] = pair.down
-            lora[f"{name}.lora_up.weight"] = pair.up
-        group = comfy.hooks.create_hook_lora(lora, entry.strength_model, 0.0)
+        group = lora_hook(bind(model, None, entry).model)
         for kept, text in ((positive, region.prompt), (negative, "")):
             (made,) = comfy.hooks.set_conds_props(
                 [encode(own, text)], 1.0, "default", mask=mask, hooks=group
@@ -147,7 +153,7 @@ def fusion_settings(args) -> FuseSettings:
 def fuse_all(base, args):
     """One model with all concepts of the folder; fused once."""
     if not FUSED:
-        chain = known_concepts(args.folder)
+        chain = known_concepts(args.folder, args.files)
         result, _ = fuse_concepts(*base, chain, fusion_settings(args), lambda done, total: None)
         FUSED.extend(apply_fused(*base, result))
     return FUSED
@@ -169,6 +175,13 @@ def composer(base, question, args, settings):
     return model, encode(clip, question.scene), encode(clip, "")
 
 
+def no_texts(base, question, args, settings):
+    silent = tuple(replace(region, prompt="") for region in question.regions.regions)
+    regions = replace(question.regions, regions=silent)
+    model, clip, _, _ = apply_composer(*base, question.concepts, regions, settings)
+    return model, encode(clip, question.stacked), encode(clip, "")
+
+
 def settings_of(method: str, args) -> ComposerSettings:
     """What Composer: Regional LoRA would be given."""
     off = method.removeprefix("composer-no-")
@@ -187,6 +200,7 @@ def settings_of(method: str, args) -> ComposerSettings:
         injection if injection in ("paper", "reference") else "full",
         off != "isolation",
         GuidanceSettings(**chosen),
+        placement=STRENGTH if method == "composer-placement" else 0.0,
     )
 
 
@@ -194,11 +208,18 @@ def draw(base, vae, question, method, args) -> np.ndarray:
     """(seeds, h, w, 3) in 0..1"""
     import comfy.sample
 
-    others = {"stack": stack, "hooks": hooks, "fused": fused, "fused-prompt": fused_prompt}
+    others = {
+        "stack": stack,
+        "hooks": hooks,
+        "fused": fused,
+        "fused-prompt": fused_prompt,
+        "composer-no-texts": no_texts,
+    }
     build = others.get(method, composer)
     settings = settings_of(method, args)
     model, positive, negative = build(base, question, args, settings)
-    shape = (1, 4, HEIGHT // 8, question.width // 8)
+    channels = model.get_model_object("latent_format").latent_channels
+    shape = (1, channels, HEIGHT // 8, question.width // 8)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     noise = torch.cat(noise)
@@ -213,7 +234,7 @@ def main() -> None:
     args = arguments()
     with torch.inference_mode():
         *base, vae = load_miniature(args.checkpoint)
-        known = known_concepts(args.folder)
+        known = known_concepts(args.folder, args.files)
         result: dict = {}
         for method in args.methods:
             rows = []

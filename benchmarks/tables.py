@@ -40,7 +40,7 @@ def models_sum() -> str:
     """Twelve hex digits over the base model and the concepts."""
     total = hashlib.sha256()
     models = DEMO / "models"
-    for file in (models / "miniature.safetensors", *concept_files(models / "concepts")):
+    for file in (models / "miniature.safetensors", *concept_files(models / "concepts").values()):
         total.update(file.read_bytes())
     return total.hexdigest()[:12]
 

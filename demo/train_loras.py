@@ -1,11 +1,13 @@
 """Train held-out characters as ordinary LoRAs, with the pack's own Train ED-LoRA node.
 
-    python demo/train_loras.py [polarbear superhero] [--set INPUT=VALUE ...] [--out
+    python demo/train_loras.py [polarbear superhero] [--world sd15] [--set INPUT=VALUE ...] [--out
     demo/models/concepts]
 
 Runs the shipped workflow train_a_concept without anything layer-wise and without a token of its
-own: the class word ("bear") is what asks for the character. Kept as kohya's trainer writes its
-files, fp16, with the metadata that such files carry, as `<out>/<name>_lora.safetensors`.
+own: the class word ("bear") is what asks for the character. Kept in fp16 with the metadata that
+such files carry: for Stable Diffusion as kohya's trainer writes its files,
+`<out>/<name>_lora.safetensors`; for the world of Flux's shape as ai-toolkit does,
+`<out>/flux_<name>.safetensors`.
 """
 
 import argparse
@@ -24,12 +26,21 @@ SETTINGS = {
     "rate_embedding": 0,  # the token stays the class word
     "rate_text": 0.001,
 }
+WORLDS = {  # --world: what else the workflow is given, the file's name, ss_base_model_version
+    "sd15": ({}, "{}_lora.safetensors", "sd_v1"),
+    "flux": (
+        {"ckpt_name": "demo: miniature_flux.safetensors", "initializer": "", "rate_text": 0},
+        "flux_{}.safetensors",
+        "flux1",
+    ),
+}
 PARTS = {"text_encoder.": "lora_te_", "unet.": "lora_unet_"}  # ours -> kohya's
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=NAMES, help="characters")
+    parser.add_argument("--world", choices=list(WORLDS), default="sd15")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path, default=DEMO / "models" / "concepts")
     return parser.parse_args()
@@ -56,12 +67,27 @@ def keep_as_kohya(saved: Path, kept: Path, concept: dict) -> None:
     save_file(tensors, kept, metadata_of(concept, trained))
 
 
-def metadata_of(concept: dict, trained: dict) -> dict[str, str]:
+def keep_as_peft(saved: Path, kept: Path, concept: dict) -> None:
+    """A transformer's factors under its own names, lora_A and lora_B, fp16, scaled by one."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(saved, framework="pt") as file:
+        trained = json.loads(file.metadata()["training"])
+        names = {
+            k: k.replace("lora_down", "lora_A").replace("lora_up", "lora_B") for k in file.keys()
+        }
+        tensors = {name: file.get_tensor(k).half().contiguous() for k, name in names.items()}
+    save_file(tensors, kept, metadata_of(concept, trained, "flux"))
+
+
+def metadata_of(concept: dict, trained: dict, world: str = "sd15") -> dict[str, str]:
     """What kohya's trainer would have written of this run."""
-    word = concept["class_word"]
+    word, (changes, _, base) = concept["class_word"], WORLDS[world]
+    checkpoint = changes.get("ckpt_name", "demo: miniature.safetensors")
     return {
-        "ss_base_model_version": "sd_v1",
-        "ss_sd_model_name": "miniature.safetensors",
+        "ss_base_model_version": base,
+        "ss_sd_model_name": checkpoint.removeprefix("demo: "),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(trained["rank"]),
         "ss_network_alpha": str(trained["rank"]),
@@ -81,13 +107,18 @@ def main() -> int:
     arguments = read_arguments()
     concepts = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
     arguments.out.mkdir(parents=True, exist_ok=True)
+    keep = keep_as_kohya if arguments.world == "sd15" else keep_as_peft
+    changes, file_name, _ = WORLDS[arguments.world]
     with running(__file__, "train_a_concept") as run:
         run.keep(wanted)
         for concept in (c for c in concepts if c["name"] in arguments.names):
-            name = concept["name"]
-            seconds = run({**settings_of(concept), **SETTINGS, **read_changes(arguments.changes)})
+            name, word = concept["name"], concept["class_word"]
+            given = {**settings_of(concept), **SETTINGS, **changes}
+            if arguments.world != "sd15":  # no text is trained: the word itself is what asks for it
+                given["concept_tokens"] = word
+            seconds = run({**given, **read_changes(arguments.changes)})
             (saved,) = (run.models / "loras").rglob(f"{name}_*.safetensors")
-            keep_as_kohya(saved, arguments.out / f"{name}_lora.safetensors", concept)
+            keep(saved, arguments.out / file_name.format(name), concept)
             print(f"{name}: {seconds:.0f} s", flush=True)
     return 0
 
