@@ -26,6 +26,14 @@ REGION_ROWS = {  # method of regions_identity -> what the page calls it
     "composer-paper": "... injection *paper*",
     "composer-reference": "... injection *reference*",
 }
+FLUX_ROWS = {
+    "stack": REGION_ROWS["stack"],
+    "hooks": REGION_ROWS["hooks"],
+    "composer": REGION_ROWS["composer"],
+    "composer-placement": "... with placement",
+    "composer-no-isolation": "... without isolation",
+    "composer-no-texts": "... without prompts of the regions: the one prompt names everybody",
+}
 SAMPLER_ROWS = {
     "fused-prompt": "one prompt that names everybody",
     "fused": "Regional Sampler",
@@ -58,14 +66,21 @@ def region_table(results: Results) -> str:
     return _regions(results, REGION_ROWS, elsewhere=True)
 
 
+def flux_table(results: Results) -> str:
+    """The same in the world of Flux's shape."""
+    return _regions(results, FLUX_ROWS, elsewhere=True, world="flux")
+
+
 def sampler_table(results: Results) -> str:
     return _regions(results, SAMPLER_ROWS, elsewhere=False)
 
 
-def _regions(results: Results, labels: Mapping[str, str], elsewhere: bool) -> str:
+def _regions(
+    results: Results, labels: Mapping[str, str], elsewhere: bool, world: str = "regions"
+) -> str:
     rows = []
     for method, label in labels.items():
-        found = results[f"regions {method}"][method]
+        found = results[f"{world} {method}"][method]
         cells = []
         for count in COUNTS:
             shares = [short(found[count][key], 2) for key in ("box_right", "all_right")]
@@ -122,6 +137,7 @@ def concept_table(results: Results) -> str:
 
 TABLES: dict[str, tuple[Path, Callable[[Results], str]]] = {
     "regions": (HELP / "MOS_ComposerAttention.md", region_table),
+    "flux": (HELP / "MOS_ComposerAttention.md", flux_table),
     "sampler": (HELP / "MOS_RegionalSampler.md", sampler_table),
     "fusion": (HELP / "MOS_FuseConcepts.md", fusion_table),
     "identity": (PACK / "demo" / "README.md", identity_table),

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from _concepts import DEMO, concept_files
-from _tables import REGION_ROWS, TABLES, with_table
+from _tables import FLUX_ROWS, REGION_ROWS, TABLES, with_table
 
 KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
@@ -31,17 +31,29 @@ UNITS = {
         "--first-seed 20"
         for method in REGION_ROWS
     },
+    **{
+        f"flux {method}": "regions_identity --checkpoint demo/models/miniature_flux.safetensors "
+        f"--files flux_{{}}.safetensors --methods {method} --sets 6 --seeds 2 --first-seed 20 "
+        "--sampler euler --scheduler simple"
+        for method in FLUX_ROWS
+    },
     "fusion": f"fused_identity --names {FUSION_ORDER} --unfused fox penguin horse man cat "
     "--set steps=10 anchor=0",
 }
 
 
-def models_sum() -> str:
-    """Twelve hex digits over the base model and the concepts."""
+WORLDS = {"flux": ("miniature_flux.safetensors", "flux_{}.safetensors")}
+"""First word of a unit -> its base model and its concepts' files; others: the first world's."""
+
+
+def models_sum(unit: str) -> str:
+    """Twelve hex digits over a unit's base model and concepts."""
+    base, pattern = WORLDS.get(unit.split()[0], ("miniature.safetensors", "{}.safetensors"))
     total = hashlib.sha256()
     models = DEMO / "models"
-    for file in (models / "miniature.safetensors", *concept_files(models / "concepts").values()):
-        total.update(file.read_bytes())
+    for file in (models / base, *concept_files(models / "concepts", pattern).values()):
+        if file.is_file():
+            total.update(file.read_bytes())
     return total.hexdigest()[:12]
 
 
@@ -62,6 +74,7 @@ def measure(command: str) -> dict:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        cwd=DEMO.parent,
     )
     return json.loads([line for line in run.stdout.splitlines() if line.strip()][-1])
 
@@ -85,18 +98,19 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measured units too")
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
-    kept, models, start, measured = read_kept(), models_sum(), time.time(), []
+    kept, start, measured = read_kept(), time.time(), []
+    models = {unit: models_sum(unit) for unit in UNITS}
     for unit, command in UNITS.items():
         wanted = not args.units or unit in args.units or unit.split()[0] in args.units
         known = kept.get(unit, {})
-        fresh = known.get("models") == models and known.get("command") == command
+        fresh = known.get("models") == models[unit] and known.get("command") == command
         if args.write_only or not wanted or (fresh and not args.again):
             continue
-        kept[unit] = {"command": command, "models": models, "result": measure(command)}
+        kept[unit] = {"command": command, "models": models[unit], "result": measure(command)}
         write_kept(kept)
         measured.append(unit)
         print(f"{unit}: measured after {time.time() - start:.0f} s", file=sys.stderr, flush=True)
-    old = sorted(unit for unit in UNITS if kept.get(unit, {}).get("models") != models)
+    old = sorted(unit for unit in UNITS if kept.get(unit, {}).get("models") != models[unit])
     result = {"benchmark": "tables", "models": models, "measured": measured}
     result |= {"tables_written": write_pages(kept), "measured_on_other_models": old}
     print(json.dumps(result | {"seconds": round(time.time() - start)}))

@@ -51,7 +51,7 @@ def test_only_what_was_not_measured_on_these_models_is_run(bench, monkeypatch, t
     del kept["regions hooks"]
     run = []
     monkeypatch.setattr(tables, "KEPT", tmp_path / "measured.json")
-    monkeypatch.setattr(tables, "models_sum", lambda: "now")
+    monkeypatch.setattr(tables, "models_sum", lambda unit: "now")
     monkeypatch.setattr(tables, "write_pages", lambda kept: [])
     monkeypatch.setattr(tables, "measure", lambda command: run.append(command) or {"n": 1})
     monkeypatch.setattr(sys, "argv", ["tables"])
