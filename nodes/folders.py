@@ -10,7 +10,7 @@ from ..mos_core.errors import FileFormatError, SaveError
 from ..mos_core.formats.saving import resolve_inside
 from ..mos_core.train.folder import list_training_folders
 
-LOG = logging.getLogger("mix_of_show")
+LOG = logging.getLogger(__name__)
 PACK = Path(__file__).resolve().parent.parent
 FUSED = "mix_of_show"  # our folder type: fusions, models/mix_of_show
 DEMO = "demo: "  # prefix of the names of what ships with the pack

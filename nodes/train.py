@@ -28,6 +28,7 @@ from .progress import send_text
 from .schema import CATEGORY, MosConcepts, schema
 from .training_images import LoadTrainingImages
 
+LOG = logging.getLogger(__name__)
 RATE = {"min": 0.0, "max": 1.0, "step": 1e-6, "round": False}
 
 
@@ -279,7 +280,7 @@ class Reporter:
     def finish(self, progress) -> None:
         end = progress.stopped or f"finished after {progress.step} steps"
         message = f"{end}; loss {progress.mean_loss:.4f}"
-        logging.info("[Mix-of-Show] training %s", message)
+        LOG.info("training %s", message)
         send_text(self.node_id, message)
 
 

@@ -14,6 +14,7 @@ from ..text.vocabulary import TOKEN_LIKE, Vocabulary
 
 GRID = 64  # cells a side, on which overlaps are measured
 MUCH_OVERLAP = 0.25  # of the smaller region
+MANY_SAMPLINGS = 3  # of one size by one node; two may be a second pass
 STRETCH = 1.05  # of the aspect ratio; less is rounding
 
 
@@ -100,6 +101,17 @@ def overlap_notes(
                     "out clean there. Move them apart, or put one in front of the other."
                 )
     return tuple(notes)
+
+
+def tile_notes(width: int, height: int, number: int) -> tuple[str, ...]:
+    """One node that samples the same size again and again: tiles, perhaps. number: of samplings."""
+    if number < MANY_SAMPLINGS:
+        return ()
+    return (
+        f"One node has sampled {number} times at {width} x {height}. If these are tiles of one "
+        "picture, all regions were fitted into every tile: draw with regions first, and use tiles "
+        "on a MODEL without them.",
+    )
 
 
 def shape_notes(regions: Regions, width: int, height: int) -> tuple[str, ...]:

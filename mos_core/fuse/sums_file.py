@@ -18,6 +18,7 @@ import torch
 from .sums import Gram
 
 FORMAT, VERSION = "mos_sums", "2"
+LOG = logging.getLogger(__name__)
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
 
@@ -41,7 +42,7 @@ def write_sums(path: Path, grams: Mapping[str, Gram]) -> None:
         safetensors.torch.save_file(tensors, temporary, metadata)
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        logging.warning("Fuse Concepts cannot keep a concept's sums: %s", error)
+        LOG.warning("Fuse Concepts cannot keep a concept's sums: %s", error)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -65,5 +66,5 @@ def read_sums(path: Path, device=None) -> dict[str, Gram] | None:
                 gram.rows = int(rows)
             return grams
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        logging.warning("Fuse Concepts: the sums in '%s' are damaged: %s", path.name, error)
+        LOG.warning("Fuse Concepts: the sums in '%s' are damaged: %s", path.name, error)
         return None

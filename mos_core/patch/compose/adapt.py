@@ -22,6 +22,7 @@ from ..regional.attention import RegionalAttention
 from ..regional.map_recorder import RECORDER
 from ..regional.wrappers import WrappersMP, regional_of
 
+LOG = logging.getLogger(__name__)
 KEY = "mix_of_show_adapt"  # of our wrappers on a ModelPatcher
 
 
@@ -167,7 +168,7 @@ def _halvings(latent: Sequence[int], grid: tuple[int, int]) -> int:
     return halved
 
 
-def add_adaptation(patched: Any, share: float, say: Callable[[str], None] = logging.info) -> bool:
+def add_adaptation(patched: Any, share: float, say: Callable[[str], None] = LOG.info) -> bool:
     """Adds it to a ModelPatcher clone of ours; False where it cannot act (no regions, or a
     transformer, whose layers it does not read)."""
     regional = regional_of(patched)

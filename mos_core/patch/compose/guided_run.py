@@ -20,6 +20,7 @@ from ...families.rows import BLOCKS
 from .conditional_pass import maps_recorded
 from .gradient import Found, MapPlaces, guidance_gradient
 
+LOG = logging.getLogger(__name__)
 FIRST_SCALE = 2.0**10  # of the loss in half precision, so that small gradients do not vanish
 # Bytes that a pass keeps for its backward, in half precision up to the last layer of 1/32: per cell
 # of the latent and per pair of cells. SD1.5 measured; SDXL from the shapes of its full-size layers
@@ -110,7 +111,7 @@ class GuidedRun:
 
     def _say(self, text: str) -> None:
         if text not in self.log.notes:
-            logging.warning(text)
+            LOG.warning(text)
         self.log.note(text)
 
     # ----------------------------------------------------------------------- before sampling

@@ -11,6 +11,7 @@ import torch
 from ...fuse.stage import Layer, portions, sums_bytes
 from ...fuse.sums import TOTAL
 
+LOG = logging.getLogger(__name__)
 GIB = 2**30
 SHARE = 0.8  # of what is free that may be taken
 
@@ -36,7 +37,7 @@ def plan_sums(
     free = int(management.get_free_memory(cpu) * SHARE)
     made = portions(layers, min(limit, free) if limit else free)
     if not on_cpu:
-        logging.info("Fuse Concepts keeps its sums (%d MiB) on the CPU", needed // 2**20)
+        LOG.info("Fuse Concepts keeps its sums (%d MiB) on the CPU", needed // 2**20)
     return (None if on_cpu else cpu), made
 
 

@@ -46,6 +46,8 @@ from .run import Deltas, Places, RegionalRun, Texts, attention_path
 from .scheduled import ScheduledTexts
 from .wrappers import KEY, RegionalWrappers, WrappersMP
 
+LOG = logging.getLogger(__name__)
+
 
 def add_regional_attention(
     model: Any,
@@ -54,7 +56,7 @@ def add_regional_attention(
     isolation: str = "off",
     picture_layers: str = BY_AREA,
     placement: float = 0.0,
-    say: Say = logging.warning,
+    say: Say = LOG.warning,
 ) -> Any:
     """A clone of the ModelPatcher that samples with regions.
 
@@ -78,7 +80,7 @@ def add_regional_attention(
     family, layers = family_of(config)
     wrappers: RegionalWrappers
     if family.sequence is not None:
-        wrappers = JointRegions(family, drawn, isolation, picture_layers, placement)
+        wrappers = JointRegions(family, drawn, isolation, picture_layers, placement, say)
     else:
         for one in drawn:
             for text in (one.text.positive, one.text.negative):

@@ -21,6 +21,7 @@ from .joint_attention import OVERRIDE, GroupedAttention
 from .joint_hooks import CallRows, injected
 from .joint_run import Groups, ImagePlan, JointRun
 from .joint_texts import join_texts, texts_in_place
+from .missed import Say
 from .roles import roles_of
 from .wrappers import RegionalWrappers
 
@@ -37,10 +38,12 @@ class JointRegions(RegionalWrappers):
         drawn: Sequence[Drawn],
         isolation: str,
         picture_layers: str,
-        placement: float = 0.0,
+        placement: float,
+        say: Say,
     ):
         assert family.sequence is not None
-        super().__init__(lambda: JointRun(family, drawn, isolation, picture_layers, placement))
+        choices = isolation, picture_layers, placement
+        super().__init__(lambda: JointRun(family, drawn, *choices), say)
         self.family = family
         self.sequence = family.sequence
 

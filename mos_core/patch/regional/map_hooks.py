@@ -11,6 +11,7 @@ from collections.abc import Callable
 import comfy.utils
 import torch
 
+from ...deltas.convolution import Convolution, WithBias
 from ...families.stable_diffusion import TIME_ROWS, time_block_of
 from ...records import Site
 from .run import PREFIX, Deltas
@@ -38,6 +39,7 @@ def _add_convolution(deltas: Deltas, site: Site) -> Callable:
         for single in deltas.on_maps(site, x.device, x.dtype):
             gate = deltas.gate_map(single.concepts[0], tuple(output.shape[-2:]), x.device, x.dtype)
             if gate is not None:
+                assert isinstance(single.delta, (Convolution, WithBias))
                 output = output + single.delta.on_map(x, module) * gate
         return output
 

@@ -38,6 +38,34 @@ class Missed:
         )
 
 
+class Pieces:
+    """Whether the model sees the picture as a whole. latent: (..., rows, columns), as sampled."""
+
+    def __init__(self, latent: torch.Tensor):
+        self.whole = _size(latent)
+        self.seen: set[tuple[int, ...]] = set()
+
+    def note(self, x: torch.Tensor) -> None:
+        """x: what the model is called with."""
+        if self.whole and _size(x) != self.whole:
+            self.seen.add(_size(x))
+
+    def sentences(self) -> tuple[str, ...]:
+        if not self.seen:
+            return ()
+        piece, whole = (" x ".join(map(str, size)) for size in (min(self.seen), self.whole))
+        return (
+            f"Another node had the picture drawn in pieces ({piece} cells of {whole}): all regions "
+            "were fitted into every piece. Draw with regions first, and use tiles or conditionings "
+            "with an area on a MODEL without them.",
+        )
+
+
+def _size(latent: torch.Tensor) -> tuple[int, ...]:
+    """(rows, columns); empty for what holds several latents at once."""
+    return () if getattr(latent, "is_nested", False) else tuple(latent.shape[-2:])
+
+
 def step_of(options: Mapping) -> int | None:
     """The number of the sampling step that a model call belongs to, from 0; None if unknown."""
     sigmas, sigma = options.get("sample_sigmas"), options.get("sigmas")

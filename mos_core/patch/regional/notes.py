@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ...compose.notes import shape_notes
+from ...compose.notes import shape_notes, tile_notes
 from ...compose.scene import scene_notes
 from ...regions.region import Regions
 from ..host.sampling_notes import Sampling, Tell, add_sampling_notes
@@ -23,6 +23,8 @@ def tell_at_sampling(
         scene: tuple[str, ...] = ()
         if sampling.prompt is not None and sampling.node is not None:
             scene = scene_notes(sampling.prompt, sampling.node, tokens)
-        return (*notes, *shape_notes(regions, sampling.width, sampling.height), *scene)
+        size = sampling.width, sampling.height
+        tiles = tile_notes(*size, sampling.number) if regions.regions else ()
+        return (*notes, *shape_notes(regions, *size), *tiles, *scene)
 
     add_sampling_notes(model, "mix_of_show_regions_notes", check, tell)

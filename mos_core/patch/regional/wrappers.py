@@ -7,9 +7,10 @@ from typing import Any
 import comfy.patcher_extension
 
 from ..host.compiled import uncompiled
-from .missed import Say
+from .missed import Pieces, Say
 from .roles import OTHER, ROLES, with_roles
 
+LOG = logging.getLogger(__name__)
 KEY = "mix_of_show_regional"  # of our wrappers on a ModelPatcher
 HOOKED = "mix_of_show_hooked"  # key in transformer_options: weights change between steps
 WrappersMP = comfy.patcher_extension.WrappersMP
@@ -22,10 +23,11 @@ class RegionalWrappers:
     sentence each, what did not act in it.
     """
 
-    def __init__(self, new_run: Callable[[], Any], say: Say = logging.warning):
+    def __init__(self, new_run: Callable[[], Any], say: Say = LOG.warning):
         self.new_run = new_run
         self.say = say
         self.runs: list = []  # the sampling runs that are going on; the last is ours
+        self.pieces: list[Pieces] = []  # of each of them
 
     def __deepcopy__(self, memo: dict) -> "RegionalWrappers":
         return self
@@ -39,25 +41,30 @@ class RegionalWrappers:
         ):
             patcher.add_wrapper_with_key(kind, KEY, wrapper)
 
-    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def sample(
+        self, executor: Any, noise: Any, latent_image: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """OUTER_SAMPLE wrapper: what is computed once lives for one sampling run. Conditionings
         are marked with what they draw, and nothing runs compiled."""
         guider = executor.class_obj
         conds = guider.conds
         self.runs.append(self.new_run())
+        self.pieces.append(Pieces(latent_image))
         try:
             guider.conds = with_roles(conds)
             with uncompiled():
-                return executor(*args, **kwargs)
+                return executor(noise, latent_image, *args, **kwargs)
         finally:
             guider.conds = conds
-            for sentence in self.missed_in(self.runs.pop()):
+            for sentence in (*self.missed_in(self.runs.pop()), *self.pieces.pop().sentences()):
                 self.say(sentence)
 
     def note_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: takes off the marks, and notes whether ComfyUI's hooks change
         weights from step to step."""
         roles = kwargs.pop(ROLES, None)
+        if self.pieces:
+            self.pieces[-1].note(args[0])
         named = "transformer_options" in kwargs or len(args) < 6
         options = dict((kwargs.get("transformer_options") if named else args[5]) or {})
         if roles is not None:
