@@ -1,5 +1,7 @@
 """Tiny models with SDXL's topology: ComfyUI's own classes, random weights, fp32, on the CPU."""
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.sd
 import comfy.sdxl_clip
 import comfy.supported_models
@@ -91,3 +93,15 @@ def tiny_sdxl_clip(dtype=torch.float32):
     clip.tokenizer.clip_g.embedding_size = G_WIDTH
     fill(clip.cond_stage_model)
     return clip
+
+
+def tiny_sdxl_controlnet():
+    """ComfyUI's own ControlNet for the tiny UNet: it reads the text, the pooled text and sizes."""
+    config = {
+        k: v for k, v in UNET.items() if k not in ("out_channels", "transformer_depth_output")
+    }
+    model = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, num_head_channels=16, device="cpu"
+    )
+    fill(model)
+    return comfy.controlnet.ControlNet(model, load_device=CPU)

@@ -14,7 +14,7 @@ from mix_of_show.nodes.compose import ComposerAttention
 from mix_of_show.nodes.sample import RegionalAttention
 from support.sampling import encode, fingerprint, sample, some_picture, tiny_t2i_adapter
 from support.sdxl_concepts import tiny_concept
-from support.sdxl_models import tiny_sdxl, tiny_sdxl_clip
+from support.sdxl_models import TEXT_WIDTH, tiny_sdxl, tiny_sdxl_clip, tiny_sdxl_controlnet
 
 WHOLE, LEFT, RIGHT = Box(0, 0, 1, 1), Box(0, 0, 0.45, 1), Box(0.55, 0, 1, 1)
 SIZE = (16, 24)
@@ -160,6 +160,91 @@ def test_a_t2i_adapter_acts_beside_the_regions(model, clip, knight):
     found = sample(regional, c, n, size=SIZE, cfg=1.0, steps=1)
     assert torch.isfinite(found).all()
     assert far(found, plain) > 1e-3
+
+
+def image_prompt(q, k, v, extra):
+    """As IP-Adapter's: a layer's own attention, and something more that counts its cells."""
+    import comfy.ldm.modules.attention as attention
+
+    height, width = extra["activations_shape"][-2:]
+    assert q.shape[1] == height * width
+    return attention.optimized_attention(q, k, v, extra["n_heads"]) + 0.3 * q.flip(1)
+
+
+def with_image_prompt(model):
+    """On layers of both levels, as packs set it: by block and transformer block."""
+    patched = model.clone()
+    for place in (("input", 4, 1), ("input", 8, 7), ("middle", 0, 3), ("output", 3, 0)):
+        patched.set_model_attn2_replace(image_prompt, *place)
+    return patched
+
+
+@pytest.mark.parametrize("kind", ["ed-lora", "ordinary"])
+def test_an_image_prompt_acts_inside_the_regions_in_either_order(kind, model, clip, knight, queen):
+    entry, prompt = (knight, "a <knight>") if kind == "ed-lora" else (queen, "a queen")
+    sides = layout(
+        Region("a <knight>", box=LEFT), Region("a photo of queen", box=RIGHT, concept="queen")
+    )
+    both = (knight, queen)
+    given, coder, *_ = composed(with_image_prompt(model), clip, both, sides)
+    before = picture(given, coder, "a field")
+    found, coder, *_ = composed(model, clip, both, sides)
+    assert torch.equal(before, picture(with_image_prompt(found), coder, "a field"))
+    assert far(before, picture(found, coder, "a field")) > 1e-3
+    whole = layout(Region(prompt, box=WHOLE, concept=entry.concept.name))
+    found, coder, *_ = composed(model, clip, (entry,), whole)
+    own, words = apply_concepts(model, clip, (entry,))
+    expected = picture(with_image_prompt(own), words, prompt, cfg=1.0)
+    assert far(picture(with_image_prompt(found), coder, "x", cfg=1.0), expected) < NEAR
+
+
+def controlled(both, *nets):
+    """Both conditionings with one control after the other."""
+    for net in nets:
+        apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+        both = apply(*both, net, some_picture(SIZE), 1.0, 0.0, 1.0)
+    return both
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["controlnet first", "adapter first"])
+def test_a_controlnet_acts_beside_the_regions_in_either_order(order, model, clip, knight):
+    """With a T2I-Adapter before or behind it, and an image prompt set before or after. A ControlNet
+    reads the global prompt, without layers."""
+    nets = (tiny_sdxl_controlnet(), tiny_t2i_adapter())[::order]
+    prompt = "a photo of <knight>"
+    found, coder, *_ = composed(model, clip, (knight,), layout(Region(prompt, box=WHOLE)))
+    base = [encode(coder, text) for text in ("a field", "")]
+    own, words = apply_concepts(model, clip, (knight,))
+    theirs = [encode(words, prompt), encode(words, "")]
+    for one, other in zip(theirs, base, strict=True):
+        one[0][1]["cross_attn_controlnet"] = other[0][0].unflatten(-1, (-1, TEXT_WIDTH)).mean(-2)
+    expected = sample(own, *controlled(theirs, *nets), size=SIZE, cfg=1.0)
+    result = sample(found, *controlled(base, *nets), size=SIZE, cfg=1.0)
+    assert far(result, expected) < NEAR
+    assert far(result, sample(found, *base, size=SIZE, cfg=1.0)) > 1e-3
+    half = layout(Region(prompt, box=LEFT))
+    given, coder, *_ = composed(with_image_prompt(model), clip, (knight,), half)
+    both = controlled([encode(coder, text) for text in ("a field", "")], *nets)
+    before = sample(given, *both, size=SIZE)
+    found, *_ = composed(model, clip, (knight,), half)
+    assert torch.equal(before, sample(with_image_prompt(found), *both, size=SIZE))
+    assert torch.isfinite(before).all()
+
+
+def test_the_pooled_text_is_the_global_prompts(clip):
+    """In the other tests' UNet each channel is a group of its norms, which takes out whatever the
+    pooled text adds; this one's middle level has two channels in a group."""
+    model, prompt = tiny_sdxl(channel_mult=[1, 2, 1]), "a photo of <knight>"
+    knight = tiny_concept(model, clip, "knight", 0)
+    found, coder, *_ = composed(model, clip, (knight,), layout(Region(prompt, box=WHOLE)))
+    own, words = apply_concepts(model, clip, (knight,))
+    both, field = encode(words, prompt), encode(coder, "a field")
+    unlike = sample(own, both, both, size=SIZE, cfg=1.0)
+    both[0][1]["pooled_output"] = field[0][1]["pooled_output"]
+    expected = sample(own, both, both, size=SIZE, cfg=1.0)
+    result = sample(found, field, field, size=SIZE, cfg=1.0)
+    assert far(result, expected) < NEAR
+    assert far(result, unlike) > 10 * NEAR
 
 
 def test_bfloat16_is_close_to_float32(clip, knight):
