@@ -116,7 +116,9 @@ def test_no_modules_import_each_other_in_a_circle():
         visit(name, ())
 
 
-@pytest.mark.parametrize("folder", ["mos_core", "nodes", "web", "scripts"])
+@pytest.mark.parametrize(
+    "folder", ["mos_core", "nodes", "web", "scripts", "tests", "demo", "benchmarks"]
+)
 def test_no_file_is_longer_than_a_person_reads(folder):
     for path in sorted((CLONE / folder).rglob("*")):
         if path.suffix in (".py", ".js", ".mjs") and "__pycache__" not in path.parts:

@@ -20,47 +20,19 @@ from mix_of_show.mos_core.compose.injection import (
     make_gates,
     stack_deltas,
 )
-from mix_of_show.mos_core.compose.isolation import (
-    BARRED,
-    cell_members,
-    isolate,
-    isolation_bias,
-    sees,
-    signatures,
-)
 from mix_of_show.mos_core.deltas import LowRank, Whole
 from mix_of_show.mos_core.records import Bound, Site
 from mix_of_show.mos_core.regions.region import Box, Region, shares
+from support.region_layouts import (
+    COLUMNS,
+    LAYOUTS,
+    LEFT,
+    ROWS,
+    random,
+    regions,  # noqa: F401 (fixtures)
+)
 
-LEFT, RIGHT = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
-LAYOUTS = {
-    "one for all": [Region("a", box=Box(0, 0, 1, 1))],
-    "two for all": [Region("a", box=Box(0, 0, 1, 1)), Region("b", box=Box(0, 0, 1, 1))],
-    "side by side": [Region("a", box=LEFT), Region("b", box=RIGHT)],
-    "with background": [
-        Region("a", box=Box(0, 0, 0.25, 1)),
-        Region("b", box=Box(0.75, 0, 1, 0.5)),
-    ],
-    "overlapping": [
-        Region("a", box=Box(0, 0, 0.75, 0.75)),
-        Region("b", box=Box(0.5, 0, 1, 1)),
-        Region("c", box=Box(0.5, 0.5, 1, 1)),
-    ],
-    "soft": [Region("a", mask=torch.linspace(0, 1, 8).expand(8, 8)), Region("b", box=LEFT)],
-    "weak": [Region("a", weight=0.4, box=LEFT), Region("b", weight=0.0, box=RIGHT)],
-    "nothing": [Region("a", box=Box(0.51, 0.51, 0.52, 0.52))],
-}
-ROWS, COLUMNS = 4, 8
 BLOCK = "diffusion_model.middle_block.1.transformer_blocks.0"
-
-
-@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
-def regions(request):
-    return request.param
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pair(rank, into=6, out=5, seed=0):
@@ -239,77 +211,3 @@ def test_regions_of_one_concept_share_its_deltas():
     assert injection.concepts == (one,)
     assert [len(deltas) for deltas in injection.elsewhere.values()] == [1]
     assert injection.shares(ROWS, COLUMNS).eq(1).all()
-
-
-# ------------------------------------------------------------------------------------ isolation
-
-
-@pytest.mark.parametrize("mode", ["on", "reference"])
-def test_gathered_groups_are_attention_with_a_mask(mode, regions):
-    q, k, v = (random(2, ROWS * COLUMNS, 8, seed=s) for s in range(3))
-    attend = torch.nn.functional.scaled_dot_product_attention
-    groups = isolate(cell_members(regions, ROWS, COLUMNS), mode)
-    bias = isolation_bias(groups, ROWS * COLUMNS)
-    expected = attend(q, k, v, attn_mask=bias)
-    found = torch.full_like(q, torch.nan)
-    for group in groups:
-        keys = slice(None) if group.keys is None else group.keys
-        found[:, group.queries] = attend(q[:, group.queries], k[:, keys], v[:, keys])
-    torch.testing.assert_close(found, expected)
-
-
-def test_a_cell_sees_its_own_regions_and_the_background_and_nothing_else(regions):
-    inside = torch.zeros(len(regions), ROWS * COLUMNS, dtype=torch.bool)
-    for number, region in enumerate(regions):
-        cover = Region("", box=region.box, mask=region.mask).weights(ROWS, COLUMNS).flatten()
-        inside[number] = (cover >= 0.5) & (region.weight > 0)
-    bias = isolation_bias(isolate(cell_members(regions, ROWS, COLUMNS), "on"), ROWS * COLUMNS)
-    background = ~inside.any(0)
-    shared = (inside.T.float() @ inside.float()) > 0
-    allowed = shared | background[:, None] | background[None, :]
-    assert torch.equal(bias == 0, allowed)
-    assert torch.equal(bias == BARRED, ~allowed)
-
-
-def test_the_public_codes_mask_adds_up_pairs_of_different_regions():
-    regions = LAYOUTS["overlapping"]
-    inside = torch.stack([region.weights(ROWS, COLUMNS).flatten() for region in regions])
-    barred = torch.zeros(ROWS * COLUMNS, ROWS * COLUMNS)
-    for a in range(3):
-        for b in range(3):
-            if a != b:
-                barred += inside[a][:, None] * inside[b][None, :]
-    bias = isolation_bias(
-        isolate(cell_members(regions, ROWS, COLUMNS), "reference"), ROWS * COLUMNS
-    )
-    assert torch.equal(bias == 0, barred == 0)
-
-
-def test_words_of_a_regions_text_are_members_of_it_where_they_run_beside_cells():
-    """Joint attention: a global word, a word of each region, then a cell of each and background."""
-    member = torch.tensor([[0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0]], dtype=torch.bool)
-    groups = isolate(member, "on")
-    seen = {q: g.keys for g in groups for q in g.queries.tolist()}
-    assert seen[0] is None
-    assert seen[5] is None
-    assert seen[1].tolist() == seen[3].tolist() == [0, 1, 3, 5]
-    assert seen[2].tolist() == seen[4].tolist() == [0, 2, 4, 5]
-
-
-def test_every_cell_is_in_one_group(regions):
-    cells = torch.cat(list(signatures(cell_members(regions, ROWS, COLUMNS)).values()))
-    assert torch.equal(cells.sort().values, torch.arange(ROWS * COLUMNS))
-    assert signatures(cell_members([], 2, 2))[frozenset()].tolist() == [0, 1, 2, 3]
-
-
-def test_who_sees_whom():
-    a, b, both, none = frozenset({0}), frozenset({1}), frozenset({0, 1}), frozenset()
-    assert sees(a, both, "on")
-    assert sees(both, b, "on")
-    assert not sees(a, b, "on")
-    assert not sees(a, both, "reference")
-    assert not sees(both, both, "reference")
-    for mode in ("on", "reference"):
-        assert sees(a, none, mode)
-        assert sees(none, both, mode)
-        assert sees(a, a, mode)

@@ -6,51 +6,28 @@ import comfy.utils
 import pytest
 import torch
 
-from mix_of_show.mos_core.compose.assign import assign_concepts
 from mix_of_show.mos_core.compose.injection import INJECTIONS
-from mix_of_show.mos_core.errors import ArchitectureError
 from mix_of_show.mos_core.families.unet import SD15, comfy_unet_key
 from mix_of_show.mos_core.patch.apply import apply_concepts
-from mix_of_show.mos_core.patch.compose.composer import draw_regions
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.patch.regional.texts import draw_prompts, encode_region_texts
-from mix_of_show.mos_core.patch.text.layerwise_model import add_layerwise_text
-from mix_of_show.mos_core.records import Concept, LowRank, WeightedConcept
-from mix_of_show.mos_core.regions.region import Box, Region, Regions
-from support.composer_models import composer_unet
+from mix_of_show.mos_core.patch.regional.texts import draw_prompts
+from mix_of_show.mos_core.records import WeightedConcept
+from mix_of_show.mos_core.regions.region import Box, Region
 from support.golden import relative_error
-from support.sampling import describe, encode, fingerprint, predict_noise, sample
-from support.tiny_models import golden_unet
+from support.injecting import (
+    ISOLATED,
+    LEFT,
+    RIGHT,
+    TOLERANCE,
+    WHOLE,
+    chain,  # noqa: F401 (fixtures)
+    compose,
+    layout,
+    two_sides,
+)
+from support.sampling import encode, sample
 
-TOLERANCE = 2e-5
-WHOLE, LEFT, RIGHT = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
 SLIVER = Box(0.51, 0.51, 0.52, 0.52)  # no whole cell on any map
-ISOLATED = ("off", "on")
-
-
-def layout(*regions):
-    return Regions(128, 128, regions)
-
-
-def compose(model, clip, concepts, regions, setting="full", isolation="off"):
-    """The model with the concepts in their regions, without guidance."""
-    assigned, _ = assign_concepts(regions, concepts)
-    drawn = draw_regions(model, clip, regions, concepts, assigned)
-    patched = add_regional_attention(model, drawn, setting, isolation)
-    add_layerwise_text(patched)
-    return patched
-
-
-@pytest.fixture(scope="module")
-def chain(concepts):
-    """v changes every kind of layer; a the attentions."""
-    return WeightedConcept(concepts["v"], 0.8, 0.9), WeightedConcept(concepts["a"])
-
-
-def two_sides():
-    return layout(
-        Region("a <v1> <v2>, red car", "lowres", box=LEFT), Region("<a1> <a2>", "blurry", box=RIGHT)
-    )
 
 
 # -------------------------------------------------------------------------------- identities
@@ -247,114 +224,3 @@ def test_another_packs_self_attention_wins_over_isolation(unet, clip, chain):
     composed.set_model_attn1_replace(replace, "middle", 0)
     sample(composed, encode(clip, "photo"), encode(clip, "blurry"), steps=1)
     assert calls == [4]
-
-
-# ------------------------------------------------------------------------------------ texts
-
-
-def test_each_region_is_encoded_by_its_own_concepts_text_encoder(clip, chain, unet):
-    assigned, _ = assign_concepts(two_sides(), chain)
-    texts = encode_region_texts(clip, two_sides(), chain, assigned)
-    for number, region in enumerate(two_sides().regions):
-        _, own = apply_concepts(unet, clip, (chain[number],))
-        assert torch.equal(texts[number].positive[0][0], encode(own, region.prompt)[0][0])
-        assert torch.equal(texts[number].negative[0][0], encode(own, region.negative)[0][0])
-
-
-# ---------------------------------------------------------------------------------- manners
-
-
-@pytest.mark.parametrize("isolation", ISOLATED)
-@pytest.mark.parametrize("setting", INJECTIONS)
-def test_the_inputs_stay_as_they_are_and_two_runs_are_equal(setting, isolation, unet, clip, chain):
-    before = describe(unet), describe(clip.patcher), fingerprint(unet), fingerprint(clip.patcher)
-    composed = compose(unet, clip, chain, two_sides(), setting, isolation)
-    c, n = encode(clip, "photo"), encode(clip, "blurry")
-    assert torch.equal(sample(composed, c, n), sample(composed, c, n))
-    after = describe(unet), describe(clip.patcher), fingerprint(unet), fingerprint(clip.patcher)
-    assert before == after
-    assert hooks_on(unet) == 0
-
-
-def hooks_on(patcher) -> int:
-    modules = patcher.model.diffusion_model.modules()
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
-
-
-def test_a_cancel_in_the_middle_restores_everything(unet, clip, chain):
-    composed = compose(unet, clip, chain, two_sides(), "full", "on")
-    c, n = encode(clip, "photo"), encode(clip, "blurry")
-    expected, plain = sample(composed, c, n), sample(unet, c, n)
-    stopping, hooked = composed.clone(), []
-
-    def stop(n, extra):
-        if extra["block"] == ("output", 5):
-            hooked.append(hooks_on(unet))
-            raise comfy.model_management.InterruptProcessingException
-        return n
-
-    stopping.set_model_patch(stop, "attn2_output_patch")
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sample(stopping, c, n)
-    assert hooked[0] > 100
-    assert hooks_on(unet) == 0
-    assert torch.equal(sample(composed, c, n), expected)
-    assert torch.equal(sample(unet, c, n), plain)
-
-
-@pytest.mark.parametrize("cfg", [1.0, 7.5])
-def test_a_batch_is_its_pictures_one_by_one(cfg, unet, clip, chain):
-    composed = compose(unet, clip, chain, two_sides(), "full", "on")
-    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    chunks = [0] if cfg == 1 else [1, 0]
-    texts = [encode(clip, "blurry" if chunk else "photo")[0][0] for chunk in chunks]
-    context = torch.cat([text.expand(2, -1, -1) for text in texts])
-    found = predict_noise(composed, noise.repeat(len(chunks), 1, 1, 1), 500, context, chunks)
-    for i, chunk in enumerate(chunks):
-        for picture in range(2):
-            alone = predict_noise(composed, noise[picture][None], 500, texts[i], [chunk])
-            assert relative_error(found[2 * i + picture][None], alone) <= TOLERANCE
-
-
-def test_weights_that_are_cast_when_they_are_used_give_the_same(clip, chain):
-    """Low memory: ComfyUI keeps another type and casts every layer as it runs."""
-    cast = golden_unet(dtype=torch.float16, manual_cast=torch.float32)
-    c, n = encode(clip, "photo"), encode(clip, "blurry")
-    found = sample(compose(cast, clip, chain, two_sides(), "full", "on"), c, n)
-    expected = sample(compose(golden_unet(), clip, chain, two_sides(), "full", "on"), c, n)
-    assert relative_error(found, expected) <= TOLERANCE  # the golden weights are exact in fp16
-
-
-def test_half_precision_is_close_to_full(unet, clip, chain):
-    half = golden_unet(dtype=torch.bfloat16)
-    c, n = encode(clip, "photo"), encode(clip, "blurry")
-    found, exact = (
-        sample(compose(m, clip, chain, two_sides(), "full", "on"), c, n, steps=1)
-        for m in (half, unet)
-    )
-    plain = sample(unet, c, n, steps=1)
-    assert torch.isfinite(found).all()
-    assert (found - exact).norm() < 0.2 * (exact - plain).norm()
-
-
-# --------------------------------------------------------------------------------- messages
-
-
-def test_a_concept_of_another_base_model_is_refused(clip, concepts):
-    wide = composer_unet()
-    regions = layout(Region("<a1> <a2>", box=LEFT))
-    with pytest.raises(ArchitectureError, match="64 x 64 here, 32 x 32 in 'edlora_a'"):
-        compose(wide, clip, (WeightedConcept(concepts["a"]),), regions)
-
-
-def test_a_concept_that_no_region_draws_need_not_fit(unet, clip, concepts):
-    other = Concept.edlora(
-        "other",
-        {"<o1>": torch.zeros(16, 32)},
-        {},
-        {"nowhere": LowRank(*torch.zeros(2, 4, 4))},
-        "sd15",
-    )
-    regions = layout(Region("<a1> <a2>", box=LEFT))
-    chain = (WeightedConcept(concepts["a"]), WeightedConcept(other))
-    assert compose(unet, clip, chain, regions) is not unet

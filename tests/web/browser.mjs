@@ -1,55 +1,6 @@
 // The region editor in a real browser: node tests/web/browser.mjs ADDRESS RENDERER [FOLDER]
-//
-// ADDRESS of a running ComfyUI with the pack, RENDERER classic or vue, FOLDER for screenshots. Needs
-// playwright-core (found through NODE_PATH too) and Chromium (CHROMIUM names it). Prints one JSON
-// object of what was seen; exit status 3: playwright-core is missing.
 
-import { createRequire } from "node:module";
-
-const [address, renderer, folder] = process.argv.slice(2);
-const require = createRequire(import.meta.url);
-let chromium;
-try {
-  ({ chromium } = require("playwright-core"));
-} catch {
-  process.exit(3);
-}
-
-const seen = { errors: [] };
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
-});
-const page = await browser.newPage({ viewport: { width: 1400, height: 1000 } });
-page.setDefaultTimeout(180000); // a busy machine may take long to load the editor
-page.on("pageerror", (error) => seen.errors.push(String(error.stack || error).slice(0, 400)));
-const shot = async (name) => {
-  if (folder) await page.screenshot({ path: `${folder}/${renderer}-${name}.png` });
-};
-
-/** The page in the renderer that is asked for. A first visit is greeted with a dialog over the graph:
- * so the settings are made on one load of the page, and the next is the one that counts. */
-async function open() {
-  await load();
-  await load();
-  await page.keyboard.press("Escape");
-}
-
-async function load() {
-  await page.goto(address);
-  await page.waitForFunction(() => window.LiteGraph?.registered_node_types?.MOS_RegionLayout);
-  // The editor opens a graph of its own some time after that.
-  await page
-    .waitForFunction(() => window.app?.graph?._nodes?.length > 0, null, { timeout: 15000 })
-    .catch(() => {});
-  await page.waitForTimeout(1500);
-  await page.evaluate(async (vue) => {
-    const set = (name, value) => app.extensionManager.setting.set(name, value);
-    await set("Comfy.TutorialCompleted", true);
-    await set("Comfy.Minimap.Visible", false);
-    await set("Comfy.VueNodes.Enabled", vue);
-  }, renderer === "vue");
-}
+import { open, page, report, run, seen, shot } from "./page.mjs";
 
 /** A Region Layout and a preview of its picture, in view. */
 async function newGraph() {
@@ -116,20 +67,7 @@ async function drag(from, to, keys = []) {
 const type = (text) => page.locator(".mos-prompt textarea").first().fill(text);
 const press = (keys) => page.keyboard.press(keys);
 
-/** Queues the graph and waits for the end of it. */
-const run = () =>
-  page.evaluate(
-    () =>
-      new Promise((resolve) => {
-        for (const name of ["execution_success", "execution_error"]) {
-          app.api.addEventListener(name, (event) => resolve([name, event.detail?.exception_message]));
-        }
-        app.queuePrompt(0, 1);
-        setTimeout(() => resolve(["timeout"]), 60000);
-      })
-  );
-
-try {
+await report(async () => {
   await open();
   await newGraph();
 
@@ -328,7 +266,4 @@ try {
   });
   seen.problem = await page.locator(".mos-status").first().textContent();
   seen.refused = await run();
-} finally {
-  console.log(JSON.stringify(seen));
-  await browser.close();
-}
+});
