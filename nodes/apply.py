@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..mos_core.patch.apply import MODES, apply_concepts
 from ..mos_core.patch.fit_notes import fit_notes
 from ..mos_core.patch.text.notes import tell_of_plain_text
+from .inputs import base_inputs
 from .progress import teller
 from .schema import CATEGORY, MosConcepts, schema
 
@@ -22,8 +23,7 @@ class ApplyConcepts(io.ComfyNode):
             search_aliases=["mix of show", "apply lora", "edlora", "character lora"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="The base model; it stays as it is."),
-                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                *base_inputs(),
                 MosConcepts.Input("concepts", tooltip="From Load ED-LoRA / LoRA; may be a chain."),
                 io.Combo.Input(
                     "mode",

@@ -17,6 +17,7 @@ from ..mos_core.compose.settings import (
 )
 from ..mos_core.patch.compose.composer import apply_composer
 from ..mos_core.patch.regional.notes import tell_at_sampling
+from .inputs import base_inputs, placement_inputs
 from .progress import teller
 from .schema import CATEGORY, MosComposerLog, MosConcepts, MosRegions, schema
 
@@ -56,8 +57,7 @@ class ComposerAttention(io.ComfyNode):
                 "largest_change",
             ),
             inputs=[
-                io.Model.Input("model", tooltip="The base model; it stays as it is."),
-                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                *base_inputs(),
                 MosConcepts.Input("concepts", tooltip="From Load ED-LoRA; usually a chain."),
                 MosRegions.Input(
                     "regions",
@@ -153,22 +153,7 @@ class ComposerAttention(io.ComfyNode):
                     "layers that see the picture as a whole. by area: the region's share of the "
                     "picture. skip: nothing. all: everything, on the other regions too.",
                 ),
-                io.Boolean.Input(
-                    "placement",
-                    default=False,
-                    optional=True,
-                    tooltip="In the first third of the steps, each region looks harder at its own "
-                    "words. Costs nearly nothing.",
-                ),
-                io.Float.Input(
-                    "placement_strength",
-                    default=PLACEMENT,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="How much harder. About 2.5 helps; 4 and more can harm faces.",
-                ),
+                *placement_inputs(),
                 io.Boolean.Input(
                     "balance",
                     default=False,

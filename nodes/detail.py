@@ -1,11 +1,11 @@
 """Detail: a second pass on each region."""
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
 from ..mos_core.patch.detail import DetailSettings, detail_regions, parse_seeds
 from ..mos_core.regions.crops import resize
+from .inputs import base_inputs, sampler_inputs
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, MosRegions, schema
 
@@ -25,8 +25,7 @@ class DetailRegions(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Image.Input("image", tooltip="The picture; of a batch every one."),
-                io.Model.Input("model", tooltip="The base model; it stays as it is."),
-                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                *base_inputs(),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 MosConcepts.Input("concepts", tooltip="From Load ED-LoRA; usually a chain."),
                 MosRegions.Input(
@@ -34,37 +33,12 @@ class DetailRegions(io.ComfyNode):
                     tooltip="What is drawn again: those that the picture was drawn with, or others "
                     "(Regions From SEGS). They are stretched over the picture.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The seed of the first region's noise; the others count up from it.",
-                ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Sampling steps of a region."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly the prompts are followed.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="dpmpp_2m",
-                    tooltip="The sampling algorithm.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="karras",
-                    tooltip="How the noise is taken away over the steps.",
+                *sampler_inputs(
+                    "The seed of the first region's noise; the others count up from it.",
+                    (20, "Sampling steps of a region."),
+                    (7.0, "How strictly the prompts are followed."),
+                    ("dpmpp_2m", "The sampling algorithm."),
+                    ("karras", "How the noise is taken away over the steps."),
                 ),
                 io.Float.Input(
                     "denoise",

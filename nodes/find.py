@@ -1,11 +1,11 @@
 """Find: Regions From Attention."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..mos_core.find.picture import draw_found
 from ..mos_core.find.settings import MISSING, SHAPES, FindSettings
 from ..mos_core.patch.find.find_regions import ShortRun, find_regions
+from .inputs import base_inputs, sampler_inputs
 from .progress import send_text
 from .schema import CATEGORY, MosConcepts, MosRegions, schema
 
@@ -25,8 +25,7 @@ class FindRegions(io.ComfyNode):
             search_aliases=["mix of show", "auto mask", "attention mask", "freefuse", "segment"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="The base model; it stays as it is."),
-                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                *base_inputs(),
                 MosConcepts.Input("concepts", tooltip="From Load ED-LoRA; usually a chain."),
                 io.String.Input(
                     "positive",
@@ -43,38 +42,13 @@ class FindRegions(io.ComfyNode):
                     "latent_image",
                     tooltip="As large as the picture is to be. Of a batch the first one counts.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The seed of the noise. Take that of the picture: it then puts its "
+                *sampler_inputs(
+                    "The seed of the noise. Take that of the picture: it then puts its "
                     "characters where this run did.",
-                ),
-                io.Int.Input(
-                    "steps", default=8, min=1, max=10000, tooltip="Steps of the short run."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly the short run follows the prompt.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="The sampling algorithm of the short run.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="How the noise is taken away over its steps.",
+                    (8, "Steps of the short run."),
+                    (7.0, "How strictly the short run follows the prompt."),
+                    ("euler", "The sampling algorithm of the short run."),
+                    ("normal", "How the noise is taken away over its steps."),
                 ),
                 io.String.Input(
                     "region_prompt",

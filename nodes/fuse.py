@@ -11,6 +11,7 @@ from ..mos_core.patch.fuse.concepts import fuse_concepts
 from ..mos_core.patch.fuse.fused import apply_fused
 from ..mos_core.patch.text.notes import tell_of_plain_text
 from .folders import FUSED, can_save, fingerprint, kept_folder, list_files, path_of, save_folder
+from .inputs import base_inputs
 from .progress import send_text, teller
 from .schema import CATEGORY, MosConcepts, MosFused, schema
 
@@ -29,8 +30,7 @@ class FuseConcepts(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             advanced=("ridge", "text_rows", "anchor", "anchor_prompts", "reuse_sums"),
             inputs=[
-                io.Model.Input("model", tooltip="The base model; it stays as it is."),
-                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                *base_inputs(),
                 MosConcepts.Input("concepts", tooltip="The concepts to fuse, from Load ED-LoRA."),
                 io.Combo.Input(
                     "solver",
@@ -235,8 +235,7 @@ class LoadFused(io.ComfyNode):
             description="Puts a saved fusion on the base model that it was made from.",
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="The base model; it stays as it is."),
-                io.Clip.Input("clip", tooltip="Its text encoder; it stays as it is."),
+                *base_inputs(),
                 io.Combo.Input(
                     "fused_name",
                     options=list_files(FUSED, (".safetensors",)),

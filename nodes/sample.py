@@ -1,6 +1,5 @@
 """Sample with regions: Regional Attention, Regional Sampler, Region Strengths for Control."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..mos_core.compose.notes import fused_notes
@@ -11,6 +10,7 @@ from ..mos_core.patch.regional.notes import tell_at_sampling
 from ..mos_core.patch.regional.texts import draw_prompts
 from ..mos_core.patch.text.layerwise_clip import vocabulary_of
 from ..mos_core.patch.text.notes import check_same_source
+from .inputs import placement_inputs, regional_inputs, sampler_inputs
 from .progress import teller
 from .schema import CATEGORY, MosRegions, schema
 
@@ -55,29 +55,8 @@ class RegionalAttention(io.ComfyNode):
             search_aliases=["mix of show", "regional prompt", "attention couple", "regional"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="Usually from Fuse Concepts or Load Fused; it stays as it is."
-                ),
-                io.Clip.Input(
-                    "clip", tooltip="Its text encoder, which encodes the regions' prompts."
-                ),
-                MosRegions.Input("regions", tooltip="From Region Layout or Region From Mask."),
-                io.Boolean.Input(
-                    "placement",
-                    default=False,
-                    optional=True,
-                    tooltip="In the first third of the steps, each region looks harder at its own "
-                    "words. Costs nearly nothing.",
-                ),
-                io.Float.Input(
-                    "placement_strength",
-                    default=PLACEMENT,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="How much harder. About 2.5 helps; 4 and more can harm faces.",
-                ),
+                *regional_inputs(),
+                *placement_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="Connect this to the sampler.")],
         )
@@ -102,13 +81,7 @@ class RegionalSampler(io.ComfyNode):
             search_aliases=["mix of show", "regional prompt", "ksampler", "two characters"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="Usually from Fuse Concepts or Load Fused; it stays as it is."
-                ),
-                io.Clip.Input(
-                    "clip", tooltip="Its text encoder, which encodes the regions' prompts."
-                ),
-                MosRegions.Input("regions", tooltip="From Region Layout or Region From Mask."),
+                *regional_inputs(),
                 io.Conditioning.Input(
                     "positive", tooltip="The whole picture's prompt; it holds outside the regions."
                 ),
@@ -118,38 +91,15 @@ class RegionalSampler(io.ComfyNode):
                     "have none of their own.",
                 ),
                 io.Latent.Input("latent_image", tooltip="Empty, or a picture to change."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The seed of the noise.",
-                ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Number of sampling steps."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly the prompts are followed; 1 leaves out the negative "
-                    "prompts.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="dpmpp_2m",
-                    tooltip="The sampling algorithm; every one works.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="karras",
-                    tooltip="How the noise is taken away over the steps.",
+                *sampler_inputs(
+                    "The seed of the noise.",
+                    (20, "Number of sampling steps."),
+                    (
+                        7.5,
+                        "How strictly the prompts are followed; 1 leaves out the negative prompts.",
+                    ),
+                    ("dpmpp_2m", "The sampling algorithm; every one works."),
+                    ("karras", "How the noise is taken away over the steps."),
                 ),
                 io.Float.Input(
                     "denoise",
@@ -159,22 +109,7 @@ class RegionalSampler(io.ComfyNode):
                     step=0.01,
                     tooltip="Less than 1 keeps something of the latent that comes in.",
                 ),
-                io.Boolean.Input(
-                    "placement",
-                    default=False,
-                    optional=True,
-                    tooltip="In the first third of the steps, each region looks harder at its own "
-                    "words. Costs nearly nothing.",
-                ),
-                io.Float.Input(
-                    "placement_strength",
-                    default=PLACEMENT,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="How much harder. About 2.5 helps; 4 and more can harm faces.",
-                ),
+                *placement_inputs(),
             ],
             outputs=[io.Latent.Output(tooltip="The sampled latent, for VAE Decode.")],
         )

@@ -7,7 +7,12 @@ import comfy.model_management
 import pytest
 import torch
 
-from mix_of_show.mos_core.errors import ArchitectureError, FileFormatError, MosError
+from mix_of_show.mos_core.errors import (
+    ArchitectureError,
+    ConceptTokenError,
+    FileFormatError,
+    MosError,
+)
 from mix_of_show.mos_core.families.family import OTHERS
 from mix_of_show.mos_core.formats.fused_file import read_fused, save_fused
 from mix_of_show.mos_core.fuse.settings import FuseSettings
@@ -18,7 +23,10 @@ from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.patch.fuse.rows import published_sigmas
 from mix_of_show.mos_core.records import Site, WeightedConcept
+from mix_of_show.mos_core.regions.region import Box, Region, Regions
+from mix_of_show.nodes.sample import RegionalSampler
 from support.golden import read_meta, read_tensors
+from support.sampling import encode
 from support.tiny_models import empty_unet, golden_unet
 
 SIZE = {"width": 128, "height": 128}
@@ -135,6 +143,28 @@ def test_a_saved_fusion_loads_bit_identical(unet, clip, fused, tmp_path):
         live = noise_prediction(*apply_fused(unet, clip, fused[0]), prompt)
         stored = noise_prediction(*apply_fused(unet, clip, again), prompt)
         assert torch.equal(live, stored)
+
+
+def test_a_loaded_fusion_stays_when_its_file_is_overwritten_in_place(fused, tmp_path):
+    path = save_fused(fused[0], tmp_path, "three")
+    again = read_fused(path)
+    half = path.stat().st_size // 2
+    with open(path, "r+b") as file:
+        file.seek(half)
+        file.write(bytes(path.stat().st_size - half))
+    for part in ("text", "unet"):
+        for name, delta in getattr(fused[0], part).items():
+            assert torch.equal(getattr(again, part)[name], delta), name
+
+
+def test_a_fused_model_with_the_base_clip_is_refused_before_any_sampling(unet, clip, fused):
+    model, coder = apply_fused(unet, clip, fused[0])
+    text, latent = encode(coder, "a photo"), {"samples": torch.zeros(1, 4, 16, 16)}
+    regions = Regions(128, 128, (Region("a <a1> <a2>", box=Box(0, 0, 1, 1)),))
+    with pytest.raises(ConceptTokenError, match=r"names <a1>.*CLIP output"):
+        RegionalSampler.execute(
+            model, clip, regions, text, text, latent, 0, 1, 1.0, "euler", "normal", 1.0
+        )  # fmt: skip
 
 
 def test_another_base_is_refused_unless_asked_for(unet, clip, fused):
