@@ -1,6 +1,8 @@
 """The shapes of model that train.py can train: what differs between Stable Diffusion's UNet and
 Flux's transformer. A caption is one row of token ids for each: those of all its text encoders."""
 
+import math
+
 import torch
 from networks import ALPHAS, SIZES, TextEncoder, new_unet, plain_attention, sample
 from networks_flux import CLIP_TOKENS, FLUX_SIZES, FluxTexts, new_flux, sample_flow
@@ -110,7 +112,7 @@ class Flux:
 
     channels, sizes, vae_prefix = 16, FLUX_SIZES, "vae."
     latent_scale = 0.3611
-    short = (CLIP_TOKENS + 16, CLIP_TOKENS + 32)
+    short = tuple(CLIP_TOKENS + n for n in (16, 24, 32, 40, 48))
 
     def token_ids(self, texts: list[str]) -> torch.Tensor:
         """-> (n, 77 + 64) int32: CLIP's, then T5's"""
@@ -130,9 +132,9 @@ class Flux:
 
     def loss(self, model, text, latents, ids, args) -> torch.Tensor:
         """Velocity on the straight line from picture to noise; times oftenest in its middle (Esser
-        et al. 2024)."""
+        et al. 2024), nearer to the noise with `args.layout` above 1: places are decided there."""
         b, device = len(latents), latents.device
-        t = torch.randn(b, device=device).sigmoid()
+        t = (torch.randn(b, device=device) + math.log(args.layout)).sigmoid()
         t = torch.where(torch.rand(b, device=device) < 0.1, torch.rand(b, device=device), t)
         noise, s = torch.randn_like(latents), t.view(-1, 1, 1, 1)
         context, pooled = text(ids)

@@ -99,7 +99,10 @@ def main() -> None:
     )
     parser.add_argument("--crop-share", type=float, default=0.3, help="share of crops after that")
     parser.add_argument(
-        "--layout", type=float, default=1.0, help="weight of the loss where places are decided"
+        "--layout",
+        type=float,
+        default=1.0,
+        help="above 1: more of what decides places",
     )
     parser.add_argument(
         "--times",
