@@ -34,6 +34,13 @@ FLUX_ROWS = {
     "composer-no-isolation": "... without isolation",
     "composer-no-texts": "... without prompts of the regions: the one prompt names everybody",
 }
+SDXL_ROWS = {  # a unit's second word -> what the page calls it
+    "stack": REGION_ROWS["stack"],
+    "hooks": REGION_ROWS["hooks"],
+    "fused": "one fusion of all five LoRAs, Regional Sampler",
+    "composer": "**Composer: Regional LoRA** with ordinary LoRAs",
+    "edlora": "... with ED-LoRAs, of which there are three",
+}
 SAMPLER_ROWS = {
     "fused-prompt": "one prompt that names everybody",
     "fused": "Regional Sampler",
@@ -71,6 +78,11 @@ def flux_table(results: Results) -> str:
     return _regions(results, FLUX_ROWS, elsewhere=True, world="flux")
 
 
+def sdxl_table(results: Results) -> str:
+    """The same in the world of SDXL's shape."""
+    return _regions(results, SDXL_ROWS, elsewhere=True, world="sdxl")
+
+
 def sampler_table(results: Results) -> str:
     return _regions(results, SAMPLER_ROWS, elsewhere=False)
 
@@ -80,9 +92,13 @@ def _regions(
 ) -> str:
     rows = []
     for method, label in labels.items():
-        found = results[f"{world} {method}"][method]
+        result = results[f"{world} {method}"]
+        found = result[method if method in result else "composer"]
         cells = []
         for count in COUNTS:
+            if count not in found:  # there are fewer concepts
+                cells.append("")
+                continue
             shares = [short(found[count][key], 2) for key in ("box_right", "all_right")]
             shares += [short(found[count]["elsewhere"], 1)] if elsewhere else []
             cells.append(" / ".join(shares))
@@ -138,6 +154,7 @@ def concept_table(results: Results) -> str:
 TABLES: dict[str, tuple[Path, Callable[[Results], str]]] = {
     "regions": (HELP / "MOS_ComposerAttention.md", region_table),
     "flux": (HELP / "MOS_ComposerAttention.md", flux_table),
+    "sdxl": (HELP / "MOS_ComposerAttention.md", sdxl_table),
     "sampler": (HELP / "MOS_RegionalSampler.md", sampler_table),
     "fusion": (HELP / "MOS_FuseConcepts.md", fusion_table),
     "identity": (PACK / "demo" / "README.md", identity_table),

@@ -10,6 +10,7 @@ stopped and started again. --write-only: no measuring, the pages are written fro
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 from _concepts import DEMO, concept_files
-from _tables import FLUX_ROWS, REGION_ROWS, TABLES, with_table
+from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, TABLES, with_table
 
 KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
@@ -37,21 +38,35 @@ UNITS = {
         "--sampler euler --scheduler simple"
         for method in FLUX_ROWS
     },
+    **{
+        f"sdxl {row}": "regions_identity --checkpoint demo/models/miniature_sdxl.safetensors "
+        + (
+            "--files sdxl_{}.safetensors --methods composer --counts 2 3"
+            if row == "edlora"
+            else f"--files sdxl_{{}}_lora.safetensors --methods {row}"
+        )
+        + " --sets 3 --seeds 2 --first-seed 20"
+        for row in SDXL_ROWS
+    },
     "fusion": f"fused_identity --names {FUSION_ORDER} --unfused fox penguin horse man cat "
     "--set steps=10 anchor=0",
 }
 
 
-WORLDS = {"flux": ("miniature_flux.safetensors", "flux_{}.safetensors")}
+WORLDS = {
+    "flux": ("miniature_flux.safetensors", "flux_{}.safetensors"),
+    "sdxl": ("miniature_sdxl.safetensors", "sdxl_{}.safetensors", "sdxl_{}_lora.safetensors"),
+}
 """First word of a unit -> its base model and its concepts' files; others: the first world's."""
 
 
 def models_sum(unit: str) -> str:
     """Twelve hex digits over a unit's base model and concepts."""
-    base, pattern = WORLDS.get(unit.split()[0], ("miniature.safetensors", "{}.safetensors"))
+    base, *patterns = WORLDS.get(unit.split()[0], ("miniature.safetensors", "{}.safetensors"))
     total = hashlib.sha256()
     models = DEMO / "models"
-    for file in (models / base, *concept_files(models / "concepts", pattern).values()):
+    files = [concept_files(models / "concepts", pattern).values() for pattern in patterns]
+    for file in (models / base, *itertools.chain.from_iterable(files)):
         if file.is_file():
             total.update(file.read_bytes())
     return total.hexdigest()[:12]

@@ -1,9 +1,11 @@
 """Train the held-out characters as concepts, with the pack's own Train ED-LoRA node.
 
-    python demo/train_concepts.py [NAME ...] [--set INPUT=VALUE ...] [--out demo/models/concepts]
+    python demo/train_concepts.py [NAME ...] [--world sd15] [--set INPUT=VALUE ...]
+    [--out demo/models/concepts]
 
 Runs the shipped workflow train_a_concept once per character of demo/concepts.json in a real ComfyUI
-server and keeps the saved concepts as `<out>/<name>.safetensors`.
+server and keeps the saved concepts as `<out>/<name>.safetensors`, those of the world of SDXL's
+shape as `<out>/sdxl_<name>.safetensors`.
 """
 
 import argparse
@@ -15,10 +17,16 @@ from run_workflow import DEMO, Problem, keep_half, read_changes, running
 
 from lib.problem import run_script
 
+WORLDS = {  # --world: what else the workflow is given, the file's name
+    "sd15": ({}, "{}.safetensors"),
+    "sdxl": ({"ckpt_name": "demo: miniature_sdxl.safetensors"}, "sdxl_{}.safetensors"),
+}
+
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="characters; all of demo/concepts.json if none")
+    parser.add_argument("--world", choices=list(WORLDS), default="sd15")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path, default=DEMO / "models" / "concepts")
     return parser.parse_args()
@@ -49,16 +57,19 @@ def main() -> int:
         concepts = [c for c in concepts if c["name"] in arguments.names]
 
     arguments.out.mkdir(parents=True, exist_ok=True)
+    changes, file_name = WORLDS[arguments.world]
     with running(__file__, "train_a_concept") as run:
         run.keep(wanted)
         for concept in concepts:
             name = concept["name"]
             try:
-                seconds = run({**settings_of(concept), **read_changes(arguments.changes)})
+                seconds = run(
+                    {**settings_of(concept), **changes, **read_changes(arguments.changes)}
+                )
             except Problem as problem:
                 raise Problem(f"{name}: {problem}") from None
             found = (run.models / "loras").rglob(f"{name}_*.safetensors")
-            keep_half(max(found, key=os.path.getmtime), arguments.out / f"{name}.safetensors")
+            keep_half(max(found, key=os.path.getmtime), arguments.out / file_name.format(name))
             print(f"{name}: {seconds:.0f} s", flush=True)
     return 0
 

@@ -6,8 +6,8 @@
 Runs the shipped workflow train_a_concept without anything layer-wise and without a token of its
 own: the class word ("bear") is what asks for the character. Kept in fp16 with the metadata that
 such files carry: for Stable Diffusion as kohya's trainer writes its files,
-`<out>/<name>_lora.safetensors`; for the world of Flux's shape as ai-toolkit does,
-`<out>/flux_<name>.safetensors`.
+`<out>/<name>_lora.safetensors` and `<out>/sdxl_<name>_lora.safetensors`; for the world of Flux's
+shape as ai-toolkit does, `<out>/flux_<name>.safetensors`.
 """
 
 import argparse
@@ -28,13 +28,21 @@ SETTINGS = {
 }
 WORLDS = {  # --world: what else the workflow is given, the file's name, ss_base_model_version
     "sd15": ({}, "{}_lora.safetensors", "sd_v1"),
+    "sdxl": (
+        {"ckpt_name": "demo: miniature_sdxl.safetensors"},
+        "sdxl_{}_lora.safetensors",
+        "sdxl_base_v1-0",
+    ),
     "flux": (
         {"ckpt_name": "demo: miniature_flux.safetensors", "initializer": "", "rate_text": 0},
         "flux_{}.safetensors",
         "flux1",
     ),
 }
-PARTS = {"text_encoder.": "lora_te_", "unet.": "lora_unet_"}  # ours -> kohya's
+PARTS = {  # ours -> kohya's
+    "sd15": {"text_encoder.": "lora_te_", "unet.": "lora_unet_"},
+    "sdxl": {"text_encoder.": "lora_te1_", "text_encoder_2.": "lora_te2_", "unet.": "lora_unet_"},
+}
 
 
 def read_arguments() -> argparse.Namespace:
@@ -46,7 +54,7 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def keep_as_kohya(saved: Path, kept: Path, concept: dict) -> None:
+def keep_as_kohya(saved: Path, kept: Path, concept: dict, world: str) -> None:
     """A concept's factors as kohya names them, fp16, with alpha = rank; its embedding is the class
     word's and is left out."""
     import torch
@@ -57,17 +65,17 @@ def keep_as_kohya(saved: Path, kept: Path, concept: dict) -> None:
     with safe_open(saved, framework="pt") as file:
         trained = json.loads(file.metadata()["training"])
         for key in file.keys():
-            part = next((part for part in PARTS if key.startswith(part)), None)
+            part = next((part for part in PARTS[world] if key.startswith(part)), None)
             if part is None:
                 continue
             module, _, factor = key.removeprefix(part).rpartition(".lora_")
-            name = PARTS[part] + module.replace(".", "_")
+            name = PARTS[world][part] + module.replace(".", "_")
             tensors[f"{name}.lora_{factor}"] = file.get_tensor(key).half().contiguous()
             tensors[f"{name}.alpha"] = torch.tensor(float(trained["rank"])).half()
-    save_file(tensors, kept, metadata_of(concept, trained))
+    save_file(tensors, kept, metadata_of(concept, trained, world))
 
 
-def keep_as_peft(saved: Path, kept: Path, concept: dict) -> None:
+def keep_as_peft(saved: Path, kept: Path, concept: dict, world: str) -> None:
     """A transformer's factors under its own names, lora_A and lora_B, fp16, scaled by one."""
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -78,10 +86,10 @@ def keep_as_peft(saved: Path, kept: Path, concept: dict) -> None:
             k: k.replace("lora_down", "lora_A").replace("lora_up", "lora_B") for k in file.keys()
         }
         tensors = {name: file.get_tensor(k).half().contiguous() for k, name in names.items()}
-    save_file(tensors, kept, metadata_of(concept, trained, "flux"))
+    save_file(tensors, kept, metadata_of(concept, trained, world))
 
 
-def metadata_of(concept: dict, trained: dict, world: str = "sd15") -> dict[str, str]:
+def metadata_of(concept: dict, trained: dict, world: str) -> dict[str, str]:
     """What kohya's trainer would have written of this run."""
     word, (changes, _, base) = concept["class_word"], WORLDS[world]
     checkpoint = changes.get("ckpt_name", "demo: miniature.safetensors")
@@ -107,18 +115,20 @@ def main() -> int:
     arguments = read_arguments()
     concepts = json.loads((DEMO / "concepts.json").read_text(encoding="utf-8"))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    keep = keep_as_kohya if arguments.world == "sd15" else keep_as_peft
+    keep = keep_as_kohya if arguments.world in PARTS else keep_as_peft
     changes, file_name, _ = WORLDS[arguments.world]
     with running(__file__, "train_a_concept") as run:
         run.keep(wanted)
         for concept in (c for c in concepts if c["name"] in arguments.names):
             name, word = concept["name"], concept["class_word"]
             given = {**settings_of(concept), **SETTINGS, **changes}
-            if arguments.world != "sd15":  # no text is trained: the word itself is what asks for it
+            if (
+                arguments.world not in PARTS
+            ):  # no text is trained: the word itself is what asks for it
                 given["concept_tokens"] = word
             seconds = run({**given, **read_changes(arguments.changes)})
             (saved,) = (run.models / "loras").rglob(f"{name}_*.safetensors")
-            keep(saved, arguments.out / file_name.format(name), concept)
+            keep(saved, arguments.out / file_name.format(name), concept, arguments.world)
             print(f"{name}: {seconds:.0f} s", flush=True)
     return 0
 
