@@ -30,6 +30,8 @@ def main() -> None:
     with safe_open(args.checkpoint, "pt") as file:
         metadata = dict(file.metadata())
     for key, tensor in read_vae(args.vae).state_dict().items() if args.vae else ():
+        if key in ("vae_scale", "vae_shift"):  # of the model's latents, not of the VAE
+            continue
         name = "first_stage_model." + key
         if tensors[name].shape != tensor.shape:
             raise SystemExit(f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}")
