@@ -100,7 +100,7 @@ def two_sides(concepts=()):
 @pytest.mark.parametrize("resolution", ["1/32", "1/16"])
 def test_the_gradient_agrees_with_finite_differences(resolution):
     """Of all terms together, with isolation and a concept in each region, along the gradient and
-    along a random direction."""
+    along parts of it."""
     model, clip = tiny_sdxl(), tiny_sdxl_clip()
     pair = [tiny_concept(model, clip, name, seed) for name, seed in (("a", 0), ("b", 1))]
     drawn = two_sides([bind(model, None, entry) for entry in pair])
@@ -113,10 +113,10 @@ def test_the_gradient_agrees_with_finite_differences(resolution):
         )
 
     gradient = found(x).gradient
-    random = torch.randn(x.shape, generator=torch.Generator().manual_seed(6))
-    for direction, length in ((gradient, 0.001), (random, 0.02)):
-        unit = direction / direction.norm()
-        step = length * unit * x.norm() / x.numel() ** 0.5
+    left = torch.arange(16) < 8
+    for direction in (gradient, gradient.sign(), gradient * left, gradient[:, :2]):
+        direction = torch.cat([direction, 0 * x[:, direction.shape[1] :]], 1)
+        step = 0.001 * direction / direction.norm() * x.norm() / x.numel() ** 0.5
         change = found(x + step).losses - found(x - step).losses
         expected = 2 * (gradient * step).sum()
         assert change.item() == pytest.approx(expected.item(), rel=0.05, abs=3e-6)
