@@ -55,8 +55,9 @@ class FindRegions(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="What each region's prompt says, %concept% standing for the concept's "
-                    "words. Empty: the parts of the prompt between commas that name this concept "
-                    "or none.",
+                    "words, %part% for the parts of the prompt between commas that name it or "
+                    "nobody. Empty: the prompt, with the concept's words in the place of every "
+                    "part that names somebody else.",
                 ),
                 io.Combo.Input(
                     "shape",

@@ -34,7 +34,7 @@ PATCH_ROOMS = {
     "train": {"", "host", "text"},
     "fuse": {"", "host", "text"},
     "compose": {"", "host", "text", "regional", "find"},
-    "find": {"", "host", "text"},
+    "find": {"", "host", "text", "regional"},
 }
 
 

@@ -27,9 +27,7 @@ _ROLE = roles(
     (r"t_embedder\.1\.linear_\d", SAMPLE, EMBEDDING),
 )
 _LAYERS = blocks(CROSS, ("blocks", "num_blocks"))
-_SEQUENCE = TokenSequence(
-    {r"blocks\.\d+\.self_attn": ALONE_IMAGE, r"blocks\.\d+\.cross_attn": CROSS}
-)
+_ATTENTION = {r"blocks\.\d+\.self_attn": ALONE_IMAGE, r"blocks\.\d+\.cross_attn": CROSS}
 
 ANIMA = Family(
     "anima",
@@ -41,7 +39,7 @@ ANIMA = Family(
     Latent(16, 3, 8, 2),
     recompute=("Block",),
     file_marks=(r"llm_adapter_",),
-    sequence=_SEQUENCE,
+    sequence=TokenSequence(_ATTENTION, words="t5xxl"),
 )
 COSMOS = Family(
     "cosmos",
@@ -52,5 +50,5 @@ COSMOS = Family(
     (Encoder("t5xxl", "t5xxl", 1024, learns_tokens=False),),
     Latent(16, 3, 8, 2),
     recompute=("Block",),
-    sequence=_SEQUENCE,
+    sequence=TokenSequence(_ATTENTION),
 )

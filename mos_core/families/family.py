@@ -94,6 +94,9 @@ class TokenSequence:
     padded_behind: path of the module behind which each text is padded to a multiple of the model's
       `pad_tokens_multiple` with its `cap_pad_token`, and the image alike; empty: never.
     references: reference pictures are tokens behind the image's.
+    words: the entry of a token list whose tokens the model's text has; empty: that of the family's
+      first text encoder. words_end: tokens are counted from the end of the text, because its
+      beginning is cut off (a template) or filled up.
     """
 
     attention: Mapping[str, str]
@@ -101,6 +104,8 @@ class TokenSequence:
     counts_on: bool = False
     padded_behind: str = ""
     references: bool = False
+    words: str = ""
+    words_end: bool = False
 
     def attending(self, paths: Iterable[str]) -> dict[str, str]:
         """Those of a model's modules that attend -> what attends there."""

@@ -3,6 +3,8 @@
 Sequence of their attention: text, image, reference pictures.
 """
 
+from dataclasses import replace
+
 from .family import (
     ATTENTION,
     BOTH,
@@ -71,7 +73,7 @@ FLUX2 = Family(
         r"(double|single)_stream_modulation",
         r"single_transformer_blocks_\d+_attn_to_qkv_mlp_proj",
     ),
-    sequence=_SEQUENCE,
+    sequence=replace(_SEQUENCE, words_end=True),
 )
 CHROMA = Family(
     "chroma",

@@ -50,5 +50,6 @@ KREA2 = Family(
             r"blocks\.\d+\.attn": JOINT,
         },
         references=True,
+        words_end=True,
     ),
 )

@@ -36,6 +36,9 @@ QWEN_IMAGE = Family(
     recompute=("QwenImageTransformerBlock",),
     file_marks=(r"transformer_blocks_\d+_(img|txt)_mod_1", r"transformer_blocks_\d+_img_mlp_net"),
     sequence=TokenSequence(
-        {r"transformer_blocks\.\d+\.attn": JOINT}, positions="pe_embedder", references=True
+        {r"transformer_blocks\.\d+\.attn": JOINT},
+        positions="pe_embedder",
+        references=True,
+        words_end=True,
     ),
 )

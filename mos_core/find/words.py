@@ -4,7 +4,7 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-CONCEPT = "%concept%"  # in a template of region prompts
+CONCEPT, PART = "%concept%", "%part%"  # in a template of region prompts
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,47 @@ def find_mentions(
 
 
 def region_prompt(
-    prompt: str, own: Sequence[str], others: Sequence[str], occurrence: int = 0, template: str = ""
+    prompt: str,
+    own: Sequence[str],
+    others: Sequence[Sequence[str]],
+    occurrence: int = 0,
+    template: str = "",
 ) -> str:
     """What the region of a mention says.
 
-    template: its text, `%concept%` standing for the concept's words; empty: the parts of the prompt
-    between commas that name this mention, or no concept at all. A part that names others too is cut
-    down to the concept's own words. own, others: words of the concept, and of all others.
+    template: its text, `%concept%` standing for the concept's words and `%part%` for the parts of
+    the prompt between commas that name this mention or no concept at all. Empty: the prompt with
+    this concept's words alone in the place of every part that names somebody else, so that as many
+    are asked for as there are in the picture and nothing is said of how the others look. own:
+    words of the concept; others: of each other concept.
     """
-    words = " ".join(own)
-    if template.strip():
-        return template.strip().replace(CONCEPT, words)
+    text = template.strip()
+    if text:
+        part = _parts(prompt, own, others, occurrence, False)
+        return text.replace(PART, part).replace(CONCEPT, " ".join(own))
+    return _parts(prompt, own, others, occurrence, True)
+
+
+def _parts(
+    prompt: str,
+    own: Sequence[str],
+    others: Sequence[Sequence[str]],
+    occurrence: int,
+    everybody: bool,
+) -> str:
+    """The prompt's parts for one mention; everybody: the concept stands in for the others."""
+    words, theirs = " ".join(own), [word for other in others for word in other]
     kept, seen = [], 0
     for part in (part.strip() for part in prompt.split(",")):
         mine = len(_hits(part, own[:1]))
+        beside = sum(len(_hits(part, other[:1])) for other in others)
         mentioned = seen <= occurrence < seen + mine
         seen += mine
-        if mentioned:
-            kept.append(words if _hits(part, others) or mine > 1 else part)
-        elif part and not mine and not _hits(part, [*own, *others]):
+        if mentioned and mine == 1 and not _hits(part, theirs):
+            kept.append(part)
+        elif mine or beside:
+            kept += [words] * (mine + beside if everybody else int(mentioned))
+        elif part and not _hits(part, theirs):
             kept.append(part)
     text = ", ".join(kept)
     return text if _hits(text, own) else ", ".join([words, *kept])

@@ -253,20 +253,31 @@ def test_words_of_an_ordinary_lora_are_one_mention_wherever_they_stand():
     assert [m.positions for m in mentions] == [(0, 1, 4, 5)]
 
 
-def test_a_regions_prompt_keeps_its_own_part_and_the_scene():
-    prompt = "a <w> on the left, a <b> on the right, beach, <w> waves"
-    assert region_prompt(prompt, ["<w>"], ["<b>"]) == "a <w> on the left, beach"
-    assert region_prompt(prompt, ["<w>"], ["<b>"], 1) == "beach, <w> waves"
-    assert region_prompt(prompt, ["<b>"], ["<w>"]) == "a <b> on the right, beach"
+def test_a_regions_prompt_has_its_own_part_the_scene_and_as_many_as_there_are():
+    prompt = "a <w> on the left, a <b> on the right in red, beach, <w> waves"
+    assert region_prompt(prompt, ["<w>"], [["<b>"]]) == "a <w> on the left, <w>, beach, <w>"
+    assert region_prompt(prompt, ["<w>"], [["<b>"]], 1) == "<w>, <w>, beach, <w> waves"
+    assert region_prompt(prompt, ["<b>"], [["<w>"]]) == "<b>, a <b> on the right in red, beach, <b>"
 
 
 def test_a_part_that_names_two_is_cut_down_to_the_own_words():
     prompt = "<a1> <a2> hugs <b>, night"
-    assert region_prompt(prompt, ["<a1>", "<a2>"], ["<b>"]) == "<a1> <a2>, night"
+    assert region_prompt(prompt, ["<a1>", "<a2>"], [["<b>"]]) == "<a1> <a2>, <a1> <a2>, night"
 
 
-def test_a_template_takes_the_concepts_words():
+def test_nothing_is_said_of_how_another_looks():
+    prompt = "anna, red hair, boris, big nose, beach"
+    words = ["anna", "red hair"], ["boris", "big nose"]
+    assert region_prompt(prompt, words[0], [words[1]]) == "anna, red hair, anna red hair, beach"
+
+
+def test_a_template_takes_the_concepts_words_and_its_part_of_the_prompt():
     assert region_prompt("x", ["<a1>", "<a2>"], [], 0, "a %concept%, night") == "a <a1> <a2>, night"
+    prompt = "a <w> on the left, a <b> on the right, beach, <w> waves"
+    part = "%part%, best quality"
+    found = region_prompt(prompt, ["<w>"], [["<b>"]], 0, part)
+    assert found == "a <w> on the left, beach, best quality"
+    assert region_prompt(prompt, ["<w>"], [["<b>"]], 1, "%part%") == "beach, <w> waves"
 
 
 def test_a_prompt_without_the_words_gets_them():

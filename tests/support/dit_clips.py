@@ -2,6 +2,7 @@
 
 import comfy.sd
 import comfy.text_encoders.flux
+import comfy.text_encoders.qwen_image
 import comfy.text_encoders.z_image
 import torch
 
@@ -54,4 +55,20 @@ def z_image_clip():
         comfy.text_encoders.z_image.te(dtype_llama=torch.float32),
         comfy.text_encoders.z_image.ZImageTokenizer,
         qwen3_4b_model_config=qwen,
+    )
+
+
+def qwen_image_clip():
+    """Qwen2.5-VL; texts of 24, as the tiny Qwen-Image reads them, without the template's begin."""
+    qwen = {
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    return build_clip(
+        comfy.text_encoders.qwen_image.te(dtype_llama=torch.float32),
+        comfy.text_encoders.qwen_image.QwenImageTokenizer,
+        qwen25_7b_model_config=qwen,
     )

@@ -17,9 +17,16 @@ from ...find.settings import FindSettings
 from ...find.silhouettes import FOUND, Maps, find_places
 from ...regions.region import Region, stacked
 from ..find.find_regions import grown_cells
+from ..find.joint_watch import TokenMaps, WatchedText, places_in
 from ..find.watch import grid_for, mean_attention
 from ..regional.attention import RegionalAttention
+from ..regional.block import rows_of
+from ..regional.joint import JointRegions
+from ..regional.joint_attention import Watch
+from ..regional.joint_run import ImagePlan
+from ..regional.joint_texts import CallTexts
 from ..regional.map_recorder import RECORDER
+from ..regional.roles import POSITIVE
 from ..regional.wrappers import WrappersMP, regional_of
 
 LOG = logging.getLogger(__name__)
@@ -80,10 +87,48 @@ class SilhouetteRecorder:
         self.own = maps if self.own is None else self.own + maps
 
 
+class TokenRecorder(TokenMaps):
+    """The same on a diffusion transformer. positions: per region, of its concept's words in its own
+    text; negative ones count from its end."""
+
+    def __init__(self, positions: Iterable[Sequence[int]]):
+        super().__init__()
+        self.positions = [tuple(own) for own in positions]
+        self.weight = 0.0
+
+    def __deepcopy__(self, memo: dict) -> "TokenRecorder":
+        return self
+
+    def watching(self, halves: Sequence[int], texts: CallTexts, image: ImagePlan) -> Watch | None:
+        """What looks at the attentions of a call; None where it draws no positive prompt.
+        halves: of each chunk of the batch."""
+        if POSITIVE not in halves:
+            return None
+        chunk = list(halves).index(POSITIVE)
+        row = rows_of(chunk, halves, len(texts.context)).start
+        given, plan = texts.given[chunk], texts.padded[chunk]
+        seen = []
+        for number, own in enumerate(self.positions):
+            length, (count, _) = given.words[number + 1][0], plan.words[number + 1]
+            words = tuple((number, at) for _, at in places_in([own], length))
+            if words:
+                seen.append(WatchedText(plan.starts[number + 1], count, words))
+
+        def watch(kind: str, q: torch.Tensor, k: torch.Tensor) -> None:
+            self.note(kind, q[row], k[row], image, seen)
+
+        return watch
+
+
 class Adaptation:
     """share: of the steps that the boxes hold, 0..1. say: is told what became of the regions."""
 
-    def __init__(self, regional: RegionalAttention, share: float, say: Callable[[str], None]):
+    def __init__(
+        self,
+        regional: RegionalAttention | JointRegions,
+        share: float,
+        say: Callable[[str], None],
+    ):
         self.regional, self.share, self.say = regional, share, say
         self.settings = FindSettings(grow=0.35)
         self.waiting: list = []  # per sampling: (recorder, sigma from which silhouettes hold)
@@ -102,16 +147,22 @@ class Adaptation:
         **kwargs: Any,
     ) -> Any:
         """OUTER_SAMPLE wrapper."""
-        grid = grid_for(*noise.shape[-2:])
-        level = _halvings(noise.shape[-2:], grid)
-        layers = [layer.index for layer in self.regional.layers if layer.level == level]
-        positions = [one.positions for one in self.regional.drawn]
         until = float(sigmas[min(len(sigmas) - 1, round(self.share * (len(sigmas) - 1)))])
-        self.waiting.append((SilhouetteRecorder(layers, grid, positions), until))
+        self.waiting.append((self.recorder_for(noise.shape[-2:]), until))
         try:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             self.waiting.pop()
+
+    def recorder_for(self, latent: Sequence[int]) -> SilhouetteRecorder | TokenRecorder:
+        """latent: its (rows, columns)."""
+        positions = [one.positions for one in self.regional.drawn]
+        if isinstance(self.regional, JointRegions):
+            return TokenRecorder(positions)
+        grid = grid_for(*latent)
+        level = _halvings(latent, grid)
+        layers = [layer.index for layer in self.regional.layers if layer.level == level]
+        return SilhouetteRecorder(layers, grid, positions)
 
     def call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: records, and changes the regions when the time has come."""
@@ -130,7 +181,7 @@ class Adaptation:
         finally:
             options.pop(RECORDER, None)
 
-    def settle(self, recorder: SilhouetteRecorder) -> None:
+    def settle(self, recorder: SilhouetteRecorder | TokenRecorder) -> None:
         """The run goes on in the silhouettes."""
         if self.regional.runs and recorder.words:
             regions, told = silhouettes(self.regional.drawn, recorder, self.settings)
@@ -139,7 +190,7 @@ class Adaptation:
 
 
 def silhouettes(
-    drawn: Sequence[Drawn], recorder: SilhouetteRecorder, settings: FindSettings
+    drawn: Sequence[Drawn], recorder: SilhouetteRecorder | TokenRecorder, settings: FindSettings
 ) -> tuple[list[Region], str]:
     """The regions, those that were found with their silhouette for a mask; and a sentence."""
     numbers = sorted(recorder.words)
@@ -169,10 +220,9 @@ def _halvings(latent: Sequence[int], grid: tuple[int, int]) -> int:
 
 
 def add_adaptation(patched: Any, share: float, say: Callable[[str], None] = LOG.info) -> bool:
-    """Adds it to a ModelPatcher clone of ours; False where it cannot act (no regions, or a
-    transformer, whose layers it does not read)."""
+    """Adds it to a ModelPatcher clone of ours; False where it has no regions."""
     regional = regional_of(patched)
-    if not isinstance(regional, RegionalAttention):
+    if not isinstance(regional, RegionalAttention | JointRegions):
         return False
     adaptation = Adaptation(regional, share, say)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, adaptation.sample)

@@ -13,12 +13,13 @@ from ...compose.notes import composer_notes
 from ...compose.settings import ComposerSettings
 from ...deltas import Delta, LowRank, Whole
 from ...errors import RegionError, nearest_names
-from ...families import family_of
+from ...families import Family, family_of
 from ...records import Bound, Concept, Concepts, Site, WeightedConcept
 from ...regions.region import Regions
 from ...text.positions import positions_of
 from ...text.tokenizer import ConceptTokenizer
 from ..apply import apply_concepts, check_fits_model
+from ..find.mentions import region_places
 from ..host.bind import bind
 from ..host.forward import clone_for_gradients
 from ..regional.attention import add_regional_attention
@@ -65,7 +66,11 @@ def apply_composer(
     family, _ = family_of(model.model.model_config.unet_config)
     notes = (*notes, *left_notes(family, drawn), *reference_notes(family, drawn))
     if family.sequence is not None:
+        if settings.adapt > 0:
+            drawn = with_places(clip, drawn, family)
         patched = add_regional_attention(model, drawn, *choices, log.note)
+        if settings.adapt > 0:
+            add_adaptation(patched, settings.adapt, log.note)
         told = transformer_notes(family, drawn, settings)
         return patched, clip, log, (*regions.notes, *notes, *told)
     if settings.guidance.updates:
@@ -97,6 +102,18 @@ def draw_regions(
             places = positions_of(tokenizer, region.prompt, concept)
             drawn.append(Drawn(region, text, bound[number], places, words))
     return tuple(drawn)
+
+
+def with_places(clip: Any, drawn: tuple[Drawn, ...], family: Family) -> tuple[Drawn, ...]:
+    """The regions of a transformer with the places of their concepts' words."""
+    return tuple(
+        one
+        if one.concept is None
+        else replace(
+            one, positions=region_places(clip, one.region.prompt, one.concept.concept, family)
+        )
+        for one in drawn
+    )
 
 
 def find_background(concepts: Concepts, name: str) -> WeightedConcept | None:

@@ -30,8 +30,6 @@ def transformer_notes(
             "Enhancement, fill, restriction and re-initialisation lead the latent of UNets; on "
             f"{family.title} they are not used."
         )
-    if settings.adapt:
-        notes.append(f"adapt is for UNets; on {family.title} the regions stay as they are drawn.")
     if settings.placement and JOINT not in family.sequence.attention.values():
         notes.append(
             "Placement needs text and picture in one attention; on "

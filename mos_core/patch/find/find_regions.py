@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from ...compose.assign import assign_concepts
 from ...errors import RegionError
+from ...families import Family, family_of
 from ...find.report import describe_places
 from ...find.settings import FindSettings
 from ...find.silhouettes import Maps, Place, find_places
@@ -19,10 +20,11 @@ from ...find.words import Mention, region_prompt
 from ...records import Concepts
 from ...regions.region import Region, Regions
 from ..apply import apply_concepts
-from .mentions import locate_concepts, words_of
+from ..host.compiled import uncompiled
+from ..regional.wrappers import WrappersMP
+from .joint_watch import KEY, JointWatch
+from .mentions import locate_concepts, text_places, words_of
 from .watch import OVERRIDE, AttentionWatch, grid_for
-
-PIXELS = 8  # of a latent's cell
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,17 @@ def find_regions(
         raise RegionError("There are no concepts to look for: connect Load ED-LoRA.")
     weak = tuple(_scaled(entry, run.strength) for entry in concepts)
     model, clip = apply_concepts(model, clip, weak)
-    mentions, tokens = locate_concepts(clip, run.prompt, concepts)
+    family, _ = family_of(model.model.model_config.unet_config)
+    if family.sequence is None:
+        mentions, tokens = locate_concepts(clip, run.prompt, concepts)
+        places_of = {mention: mention.positions for mention in mentions}
+    else:
+        mentions, found = text_places(clip, run.prompt, concepts, family)
+        tokens, places_of = 0, dict(zip(mentions, found, strict=True))
     wanted = mentions if before is None else _mentions_of(before, concepts, mentions)
     there = [mention for mention in wanted if mention is not None]
-    drawn, maps = watch_run(model, clip, latent, run, [m.positions for m in there], tokens)
+    positions = [places_of[mention] for mention in there]
+    drawn, maps = watch_run(model, clip, latent, run, positions, tokens, family)
     grid = maps.words.shape[1:]
     boxes = None
     if before is not None:
@@ -87,7 +96,8 @@ def find_regions(
             _new_region(mention, place, concepts, run.prompt, template)
             for mention, place in zip(there, places, strict=True)
         ]
-        size = (PIXELS * drawn.shape[-1], PIXELS * drawn.shape[-2])
+        pixels = family.latent.pixels
+        size = (pixels * drawn.shape[-1], pixels * drawn.shape[-2])
         regions = Regions(*size, tuple(region for region in made if region is not None))
     else:
         rest = iter(places)
@@ -106,13 +116,22 @@ def watch_run(
     run: ShortRun,
     positions: Sequence[Sequence[int]],
     tokens: int,
+    family: Family,
 ) -> tuple[torch.Tensor, Maps]:
-    """The short run's latent (1, channels, rows, columns), and what its attention saw."""
+    """The short run's latent (1, channels, rows, columns), and what its attention saw.
+
+    positions: per mention, of its tokens in the text. tokens: of the text, for UNets.
+    """
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
     watched = model.clone()
-    options = watched.model_options.setdefault("transformer_options", {})
-    watch = AttentionWatch(grid_for(*samples.shape[-2:]), positions, tokens, options.get(OVERRIDE))
-    options[OVERRIDE] = watch
+    watch: AttentionWatch | JointWatch
+    if family.sequence is None:
+        options = watched.model_options.setdefault("transformer_options", {})
+        grid = grid_for(*samples.shape[-2:])
+        watch = options[OVERRIDE] = AttentionWatch(grid, positions, tokens, options.get(OVERRIDE))
+    else:
+        watch = joint = JointWatch(family, positions)
+        watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, joint.run_model)
     noise = comfy.sample.prepare_noise(samples, run.seed)
     show = latent_preview.prepare_callback(watched, run.steps)
 
@@ -120,26 +139,26 @@ def watch_run(
         watch.weight = step + 2.0
         show(step, x0, x, total)
 
-    drawn = comfy.sample.sample(
-        watched,
-        noise,
-        run.steps,
-        run.cfg,
-        run.sampler,
-        run.scheduler,
-        _encode(clip, run.prompt),
-        _encode(clip, run.negative),
-        samples,
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=run.seed,
-    )
+    texts = (_encode(clip, run.prompt), _encode(clip, run.negative))
+    with uncompiled():
+        drawn = comfy.sample.sample(
+            watched,
+            noise,
+            run.steps,
+            run.cfg,
+            run.sampler,
+            run.scheduler,
+            *texts,
+            samples,
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=run.seed,
+        )
     maps = watch.maps()
-    if maps is None:
+    if maps is None or len(maps.words) != len(positions):
         raise RegionError(
-            "The attention of this MODEL cannot be read: it has no cross-attention between picture "
-            "and words, or another node replaces it. Draw the regions, or find them with a model "
-            "of the Stable Diffusion kind."
+            f"The attention of this MODEL ({family.title}) cannot be read: another node replaces "
+            "it, or cuts its tokens. Take that node out, or draw the regions."
         )
     return drawn, maps
 
@@ -198,10 +217,9 @@ def _new_region(
         return None
     concept = concepts[mention.concept].concept
     others = [
-        word
+        words_of(entry.concept)
         for number, entry in enumerate(concepts)
         if number != mention.concept
-        for word in words_of(entry.concept)
     ]
     text = region_prompt(prompt, words_of(concept), others, mention.occurrence, template)
     return Region(text, concept=concept.name, mask=place.mask)

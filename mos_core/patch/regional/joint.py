@@ -8,6 +8,7 @@ cells and on the region's own words.
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,10 +18,12 @@ from ...compose.drawn import Drawn
 from ...compose.tokens import TextPlan
 from ...errors import RegionError
 from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, JOINT, Family
+from ...regions.region import Region
 from .joint_attention import OVERRIDE, GroupedAttention
 from .joint_hooks import CallRows, injected
 from .joint_run import Groups, ImagePlan, JointRun
 from .joint_texts import join_texts, texts_in_place
+from .map_recorder import RECORDER
 from .missed import Say
 from .roles import roles_of
 from .wrappers import RegionalWrappers
@@ -42,10 +45,18 @@ class JointRegions(RegionalWrappers):
         say: Say,
     ):
         assert family.sequence is not None
-        choices = isolation, picture_layers, placement
-        super().__init__(lambda: JointRun(family, drawn, *choices), say)
-        self.family = family
+        self.choices = isolation, picture_layers, placement
+        super().__init__(lambda: JointRun(family, drawn, *self.choices), say)
+        self.family, self.drawn = family, drawn
         self.sequence = family.sequence
+
+    def run_in(self, regions: Sequence[Region]) -> JointRun:
+        """What is computed for a run whose regions lie elsewhere than ours; as many."""
+        drawn = [replace(one, region=own) for one, own in zip(self.drawn, regions, strict=True)]
+        run = JointRun(self.family, drawn, *self.choices)
+        if self.runs:
+            run.texts = self.runs[-1].texts
+        return run
 
     def note_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: the model knows what it makes of a text."""
@@ -59,7 +70,7 @@ class JointRegions(RegionalWrappers):
         options = given["transformer_options"] or {}
         run, model = self.run_of(options), executor.class_obj
         x, context = given["x"], given["context"]
-        image, multiple = self.plan_image(model, x, given)
+        image, multiple = plan_image(self.family, model, x, given)
         shown = [bool(part.any()) for part in run.parts(image)]
         halves = roles_of(options)
         texts = join_texts(run.texts, context, halves, x, multiple, shown)
@@ -71,7 +82,10 @@ class JointRegions(RegionalWrappers):
             check_tokens(kind, texts.padded[0], image, queries, keys)
             return run.groups_of(kind, texts.padded, image, placement > 0, x.device, context.dtype)
 
-        attention = GroupedAttention(sees, placement, options.get(OVERRIDE))
+        recorder, watch = options.get(RECORDER), None
+        if recorder is not None:
+            watch = recorder.watching(halves, texts, image)
+        attention = GroupedAttention(sees, placement, options.get(OVERRIDE), watch)
         given["context"] = texts.context
         given["transformer_options"] = {**options, OVERRIDE: attention}
         mask = given["attention_mask"]
@@ -83,22 +97,24 @@ class JointRegions(RegionalWrappers):
             stack.enter_context(injected(model, run, rows))
             return executor(*given.args, **given.kwargs)
 
-    def plan_image(self, model: Any, x: torch.Tensor, given: "Arguments") -> tuple[ImagePlan, int]:
-        """The image's tokens, and the multiple to which the model pads."""
-        patch = self.family.latent.patch
-        rows, columns = (-(-side // patch) for side in x.shape[-2:])
-        multiple = getattr(model, "pad_tokens_multiple", None) or 1
-        if x.ndim == 5 and x.shape[2] > 1:
-            raise RegionError(
-                f"this latent has {x.shape[2]} frames; regions are for single pictures"
-            )
-        references = tuple(count_tokens(r, patch) for r in references_of(model, given))
-        if references and not self.sequence.references:
-            raise RegionError(
-                f"regions with reference pictures are not supported on {self.family.title}; leave "
-                "out the reference pictures or the regions"
-            )
-        return ImagePlan(rows, columns, -(rows * columns) % multiple, references), multiple
+
+def plan_image(
+    family: Family, model: Any, x: torch.Tensor, given: "Arguments"
+) -> tuple[ImagePlan, int]:
+    """The image's tokens, and the multiple to which the model pads. Raises RegionError."""
+    assert family.sequence is not None
+    patch = family.latent.patch
+    rows, columns = (-(-side // patch) for side in x.shape[-2:])
+    multiple = getattr(model, "pad_tokens_multiple", None) or 1
+    if x.ndim == 5 and x.shape[2] > 1:
+        raise RegionError(f"this latent has {x.shape[2]} frames; regions are for single pictures")
+    references = tuple(count_tokens(r, patch) for r in references_of(model, given))
+    if references and not family.sequence.references:
+        raise RegionError(
+            f"regions with reference pictures are not supported on {family.title}; leave "
+            "out the reference pictures or the regions"
+        )
+    return ImagePlan(rows, columns, -(rows * columns) % multiple, references), multiple
 
 
 def references_of(model: Any, given: "Arguments") -> Sequence[torch.Tensor]:

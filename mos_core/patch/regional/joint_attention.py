@@ -19,18 +19,27 @@ from ...families.family import ALONE_WORD
 from .block import rows_of
 
 OVERRIDE = "optimized_attention_override"  # ComfyUI's key in transformer_options
+Watch = Callable[[str, torch.Tensor, torch.Tensor], None]
 Sees = Callable[[str, int, int], Sequence[tuple[SeenGroup, ...] | None] | None]
 
 
 class GroupedAttention:
     """The override of one call. sees: (kind, queries, keys) -> the groups of each chunk of
     the batch, or None: all see all. placement: what is added for regions' own words. prior: what
-    was there before, or None."""
+    was there before, or None. watch: is shown each attention, (kind, q, k), q and k as (batch,
+    heads, tokens, width), before it runs."""
 
-    def __init__(self, sees: Sees, placement: float = 0.0, prior: Callable | None = None):
+    def __init__(
+        self,
+        sees: Sees,
+        placement: float = 0.0,
+        prior: Callable | None = None,
+        watch: Watch | None = None,
+    ):
         self.sees = sees
         self.placement = placement
         self.prior = prior
+        self.watch = watch
         self.running: str | None = None
 
     def __deepcopy__(self, memo: dict) -> "GroupedAttention":
@@ -50,6 +59,8 @@ class GroupedAttention:
         kind, self.running = self.running, None
         along = 2 if kwargs.get("skip_reshape") else 1
         groups = None
+        if kind is not None and self.watch is not None:
+            self.watch(kind, _by_heads(q, heads, along), _by_heads(k, heads, along))
         if kind is not None and kind != ALONE_WORD:
             groups = self.sees(kind, q.shape[along], k.shape[along])
         if groups is None:
@@ -118,6 +129,13 @@ class GroupedAttention:
             self.begins(kind)
 
         return hook
+
+
+def _by_heads(tokens: torch.Tensor, heads: int, along: int) -> torch.Tensor:
+    """(batch, heads, tokens, width); already so where tokens are on axis 2."""
+    if along == 2:
+        return tokens
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def attend_groups(
