@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..mos_core.regions.added import with_values
 from ..mos_core.regions.found import ORDERS
 from ..mos_core.regions.from_mask_batch import add_masks
 from ..mos_core.regions.from_poses import add_poses
@@ -15,7 +16,7 @@ from ..mos_core.regions.to_masks import (
     region_boxes,
     region_masks,
 )
-from .regions import NEGATIVE, WEIGHT, BoundingBox, tell_notes
+from .regions import NEGATIVE, WEIGHT, BoundingBox, tell_notes, value_inputs
 from .schema import CATEGORY, MosRegions, schema
 
 Segs = io.Custom("SEGS")
@@ -133,13 +134,18 @@ class RegionsFromSegs(io.ComfyNode):
                 io.String.Input("negative", **NEGATIVE),
                 io.Float.Input("weight", **WEIGHT),
                 MosRegions.Input("regions", optional=True, tooltip="Regions before these."),
+                *value_inputs(),
             ],
             outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
         )
 
     @classmethod
-    def execute(cls, segs, prompts, shape, order, negative, weight, regions=None) -> io.NodeOutput:
-        return tell_notes(cls, add_segs(segs, prompts, shape, order, negative, weight, regions))
+    def execute(
+        cls, segs, prompts, shape, order, negative, weight, regions=None, depth=0, strength=1.0,
+        reference="",
+    ) -> io.NodeOutput:  # fmt: skip
+        added = add_segs(segs, prompts, shape, order, negative, weight, regions)
+        return tell_notes(cls, with_values(added, regions, depth, strength, reference))
 
 
 class RegionsFromMasks(io.ComfyNode):
@@ -165,13 +171,18 @@ class RegionsFromMasks(io.ComfyNode):
                 io.String.Input("negative", **NEGATIVE),
                 io.Float.Input("weight", **WEIGHT),
                 MosRegions.Input("regions", optional=True, tooltip="Regions before these."),
+                *value_inputs(),
             ],
             outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
         )
 
     @classmethod
-    def execute(cls, masks, prompts, order, negative, weight, regions=None) -> io.NodeOutput:
-        return tell_notes(cls, add_masks(masks, prompts, order, negative, weight, regions))
+    def execute(
+        cls, masks, prompts, order, negative, weight, regions=None, depth=0, strength=1.0,
+        reference="",
+    ) -> io.NodeOutput:  # fmt: skip
+        added = add_masks(masks, prompts, order, negative, weight, regions)
+        return tell_notes(cls, with_values(added, regions, depth, strength, reference))
 
 
 class RegionsFromPoses(io.ComfyNode):
@@ -213,15 +224,18 @@ class RegionsFromPoses(io.ComfyNode):
                 io.String.Input("negative", **NEGATIVE),
                 io.Float.Input("weight", **WEIGHT),
                 MosRegions.Input("regions", optional=True, tooltip="Regions before these."),
+                *value_inputs(),
             ],
             outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
         )
 
     @classmethod
     def execute(
-        cls, poses, prompts, margin, order, negative, weight, regions=None
-    ) -> io.NodeOutput:
-        return tell_notes(cls, add_poses(poses, prompts, margin, order, negative, weight, regions))
+        cls, poses, prompts, margin, order, negative, weight, regions=None, depth=0, strength=1.0,
+        reference="",
+    ) -> io.NodeOutput:  # fmt: skip
+        added = add_poses(poses, prompts, margin, order, negative, weight, regions)
+        return tell_notes(cls, with_values(added, regions, depth, strength, reference))
 
 
 NODES = [RegionsToMasks, RegionsFromSegs, RegionsFromMasks, RegionsFromPoses]

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..mos_core.regions.added import with_values
 from ..mos_core.regions.from_boxes import add_boxes
 from ..mos_core.regions.from_colors import add_colors
 from ..mos_core.regions.from_masks import add_mask
@@ -24,7 +25,36 @@ NEGATIVE = {
     "multiline": True,
     "tooltip": "What the region should not show, beside the global negative prompt.",
 }
+VALUES = {
+    "depth": {
+        "default": 0,
+        "min": -1000,
+        "max": 1000,
+        "tooltip": "Where regions overlap, the larger depth is in front; equal ones share.",
+    },
+    "strength": {
+        "default": 1.0,
+        "min": 0.0,
+        "max": 10.0,
+        "step": 0.05,
+        "tooltip": "Of the concept's LoRA in the region; 1: as it was loaded.",
+    },
+    "reference": {
+        "default": "",
+        "tooltip": "Number of the region's reference picture, for models that edit pictures, in "
+        "the order of the nodes that add them. Empty: none of its own.",
+    },
+}
 BoundingBox = getattr(io, "BoundingBox", io.Custom("BOUNDING_BOX"))  # not in 0.3.75
+
+
+def value_inputs() -> list:
+    """What a box of a layout has too; new ones, at the end of a node's inputs."""
+    return [
+        io.Int.Input("depth", **VALUES["depth"], optional=True),
+        io.Float.Input("strength", **VALUES["strength"], optional=True),
+        io.String.Input("reference", **VALUES["reference"], optional=True),
+    ]
 
 
 class RegionLayout(io.ComfyNode):
@@ -114,14 +144,18 @@ class RegionFromMask(io.ComfyNode):
                     tooltip="Regions before this one. Without them the canvas is as large as the "
                     "mask.",
                 ),
+                *value_inputs(),
             ],
             outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
         )
 
     @classmethod
-    def execute(cls, mask, prompt, negative, weight, concept, regions=None) -> io.NodeOutput:
+    def execute(
+        cls, mask, prompt, negative, weight, concept, regions=None, depth=0, strength=1.0,
+        reference="",
+    ) -> io.NodeOutput:  # fmt: skip
         added = add_mask(mask, prompt, negative, weight, concept, regions)
-        return tell_notes(cls, added)
+        return tell_notes(cls, with_values(added, regions, depth, strength, reference))
 
 
 class RegionsFromColors(io.ComfyNode):
@@ -160,14 +194,18 @@ class RegionsFromColors(io.ComfyNode):
                     tooltip="Regions before these. Without them the canvas is as large as the "
                     "picture.",
                 ),
+                *value_inputs(),
             ],
             outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
         )
 
     @classmethod
-    def execute(cls, image, prompts, background, negative, weight, regions=None) -> io.NodeOutput:
+    def execute(
+        cls, image, prompts, background, negative, weight, regions=None, depth=0, strength=1.0,
+        reference="",
+    ) -> io.NodeOutput:  # fmt: skip
         added = add_colors(image, prompts, background, negative, weight, regions)
-        return tell_notes(cls, added)
+        return tell_notes(cls, with_values(added, regions, depth, strength, reference))
 
 
 class RegionsFromBoxes(io.ComfyNode):
@@ -200,16 +238,18 @@ class RegionsFromBoxes(io.ComfyNode):
                 io.String.Input("negative", **NEGATIVE),
                 io.Float.Input("weight", **WEIGHT),
                 MosRegions.Input("regions", optional=True, tooltip="Regions before these."),
+                *value_inputs(),
             ],
             outputs=[MosRegions.Output(display_name="regions", tooltip="All regions, in order.")],
         )
 
     @classmethod
     def execute(
-        cls, boxes, prompts, width, height, negative, weight, regions=None
-    ) -> io.NodeOutput:
+        cls, boxes, prompts, width, height, negative, weight, regions=None, depth=0, strength=1.0,
+        reference="",
+    ) -> io.NodeOutput:  # fmt: skip
         added = add_boxes(boxes, prompts, width, height, negative, weight, regions)
-        return tell_notes(cls, added)
+        return tell_notes(cls, with_values(added, regions, depth, strength, reference))
 
 
 def tell_editor(drawn, before, background) -> dict:

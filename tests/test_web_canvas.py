@@ -122,10 +122,12 @@ def test_help_tells_the_keys_and_closes(seen):
 
 
 def test_the_list_has_all_fields_of_every_region(seen):
-    assert seen["list"] == [2, 10]
+    assert seen["list"] == [2, 11]
     first, second = seen["listed"]
     assert first["negative"] == "blurry"
     assert (second["prompt"], second["strength"], second["depth"]) == ("the second", 0.5, 3)
+    assert second["reference"] == "2"
+    assert first["reference"] is None or "reference" not in first
 
 
 def test_the_large_editor_edits_the_same_layout(seen):

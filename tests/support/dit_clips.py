@@ -72,3 +72,6 @@ def qwen_image_clip():
         comfy.text_encoders.qwen_image.QwenImageTokenizer,
         qwen25_7b_model_config=qwen,
     )
+
+
+CLIPS = {"flux": flux_clip, "z_image": z_image_clip, "qwen_image": qwen_image_clip}

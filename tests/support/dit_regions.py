@@ -7,7 +7,7 @@ from mix_of_show.mos_core.compose.drawn import Drawn, RegionText
 from mix_of_show.mos_core.deltas import LowRank
 from mix_of_show.mos_core.families import family_of
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
-from mix_of_show.mos_core.records import Bound, Site
+from mix_of_show.mos_core.records import Bound, Concept, Site, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region
 
 from .dit_models import dit_conditioning
@@ -39,6 +39,22 @@ def random_lora(model, seed: int = 0, rank: int = 4, scale: float = 0.4, streams
         if not streams or role.stream in streams:
             deltas[site] = LowRank(down, up)
     return Bound(None, deltas, {})
+
+
+def two_loras(model, *names: str, scale: float = 0.05) -> tuple[WeightedConcept, ...]:
+    """Ordinary LoRAs of every linear layer, each with its name for a trigger word."""
+    chain = []
+    for seed, name in enumerate(names):
+        generator = torch.Generator().manual_seed(seed)
+        deltas = {}
+        for site, module in linear_sites(model).items():
+            out, into = module.weight.shape
+            down = torch.randn(2, into, generator=generator) / 6
+            path = site.path.removeprefix("diffusion_model.").replace(".", "_")
+            up = torch.randn(out, 2, generator=generator) * scale
+            deltas[f"lora_unet_{path}"] = LowRank(down, up)
+        chain.append(WeightedConcept(Concept(name, (name,), {}, deltas, None)))
+    return tuple(chain)
 
 
 def merged(model, *loras: Bound, strength: float = 1.0):

@@ -7,22 +7,19 @@ import comfy.taesd.taesd
 import pytest
 import torch
 
-from mix_of_show.mos_core.deltas import LowRank
 from mix_of_show.mos_core.patch import detail
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.detail import DetailSettings, detail_regions
-from mix_of_show.mos_core.records import Concept, WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.mos_core.regions.soften import feather
 from mix_of_show.mos_core.regions.to_masks import region_masks
-from support.dit_clips import flux_clip, qwen_image_clip, z_image_clip
+from support.dit_clips import CLIPS
 from support.dit_models import tiny_dit
-from support.dit_regions import linear_sites
+from support.dit_regions import two_loras
 from support.sampling import describe, encode, fingerprint
 from support.sdxl_concepts import tiny_concept
 from support.sdxl_models import fill, tiny_sdxl, tiny_sdxl_clip
 
-CLIPS = {"flux": flux_clip, "z_image": z_image_clip, "qwen_image": qwen_image_clip}
 LEFT, RIGHT = Box(0.0, 0.125, 0.375, 0.875), Box(0.5, 0.125, 0.875, 0.875)
 TWO = Regions(
     128,
@@ -68,20 +65,7 @@ def world(request):
     model, clip = tiny_dit(request.param), CLIPS[request.param]()
     if request.param == "qwen_image":
         vae = FrameVae(vae)
-    return model, clip, vae, (lora(model, "knight", 0), lora(model, "queen", 1))
-
-
-def lora(model, name: str, seed: int) -> WeightedConcept:
-    """Of every linear layer of a transformer."""
-    generator = torch.Generator().manual_seed(seed)
-    deltas = {}
-    for site, module in linear_sites(model).items():
-        out, into = module.weight.shape
-        down = torch.randn(2, into, generator=generator) / 6
-        up = torch.randn(out, 2, generator=generator) / 10
-        path = site.path.removeprefix("diffusion_model.").replace(".", "_")
-        deltas[f"lora_unet_{path}"] = LowRank(down, up)
-    return WeightedConcept(Concept(name, (name,), {}, deltas, None))
+    return model, clip, vae, two_loras(model, "knight", "queen", scale=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,26 @@
-"""Regions From Attention and `adapt` on diffusion transformers."""
+"""Regions From Attention on diffusion transformers: what is read, and that it leaves no trace."""
 
-import comfy.model_management
 import pytest
 import torch
 
-from mix_of_show.mos_core.compose.settings import ComposerSettings, GuidanceSettings
-from mix_of_show.mos_core.deltas import LowRank
 from mix_of_show.mos_core.errors import RegionError
 from mix_of_show.mos_core.families import family_of
 from mix_of_show.mos_core.families.family import CROSS, JOINT
 from mix_of_show.mos_core.find.settings import FindSettings
-from mix_of_show.mos_core.patch.compose import adapt
-from mix_of_show.mos_core.patch.compose.composer import apply_composer
 from mix_of_show.mos_core.patch.find import joint_watch
 from mix_of_show.mos_core.patch.find.find_regions import ShortRun, find_regions
 from mix_of_show.mos_core.patch.find.joint_watch import KEY, JointWatch, places_in
 from mix_of_show.mos_core.patch.find.mentions import text_places, token_keys
 from mix_of_show.mos_core.patch.regional.joint_attention import OVERRIDE
-from mix_of_show.mos_core.patch.regional.wrappers import WrappersMP, regional_of
-from mix_of_show.mos_core.records import Concept, WeightedConcept
+from mix_of_show.mos_core.patch.regional.wrappers import WrappersMP
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
-from support.dit_clips import flux_clip, qwen_image_clip, z_image_clip
+from support.dit_clips import CLIPS
 from support.dit_models import TINY, dit_conditioning, dit_latent, draw_dit, tiny_dit
-from support.dit_regions import linear_sites
+from support.dit_regions import two_loras
 from support.sampling import describe, fingerprint
 
-CLIPS = {"flux": flux_clip, "z_image": z_image_clip, "qwen_image": qwen_image_clip}
 PROMPT = "anna on the left, boris on the right, snow"
 POSITIONS = [(2, 3), (5,)]
-UNLED = GuidanceSettings(steps=0, reinitialise=False)
 
 
 def family(model):
@@ -150,22 +142,7 @@ def test_places_count_from_the_start_or_from_the_end():
 def loaded(request):
     """(family, MODEL, CLIP, two concepts)"""
     model = tiny_dit(request.param)
-    return request.param, model, CLIPS[request.param](), chain_of(model)
-
-
-def chain_of(model):
-    chain = []
-    for seed, name in enumerate(("anna", "boris")):
-        generator = torch.Generator().manual_seed(seed)
-        deltas = {}
-        for site, module in linear_sites(model).items():
-            out, into = module.weight.shape
-            down = torch.randn(2, into, generator=generator) / 6
-            up = torch.randn(out, 2, generator=generator) / 20
-            path = site.path.removeprefix("diffusion_model.").replace(".", "_")
-            deltas[f"lora_unet_{path}"] = LowRank(down, up)
-        chain.append(WeightedConcept(Concept(name, (name,), {}, deltas, None)))
-    return tuple(chain)
+    return request.param, model, CLIPS[request.param](), two_loras(model, "anna", "boris")
 
 
 def find(loaded, prompt=PROMPT, **more):
@@ -222,86 +199,6 @@ def test_inside_boxes_regions_keep_their_prompts(loaded):
     )
     found = find(loaded, before=boxes).regions.regions
     assert [region.prompt for region in found] == ["anna in red", "boris in blue"]
-
-
-# ------------------------------------------------------------------------- adapt
-
-
-TWO = Regions(
-    128,
-    96,
-    (
-        Region("anna in the snow", "blurry", box=Box(0, 0, 0.5, 1), concept="anna"),
-        Region("boris", box=Box(0.5, 0, 1, 1), concept="boris"),
-    ),
-)
-
-
-def composed(loaded, share, regions=TWO):
-    _, model, clip, chain = loaded
-    settings = ComposerSettings(adapt=share, guidance=UNLED)
-    model, _, log, notes = apply_composer(model, clip, chain, regions, settings)
-    return model, log, notes
-
-
-def test_silhouettes_take_the_boxes_place_after_the_first_steps(loaded, monkeypatch):
-    name = loaded[0]
-    seen = []
-    find_places = adapt.find_places
-
-    def noted(maps, settings, boxes):
-        seen.append((maps, boxes))
-        return find_places(maps, settings, boxes)
-
-    monkeypatch.setattr(adapt, "find_places", noted)
-    before = describe(loaded[1]), fingerprint(loaded[1])
-    model, log, notes = composed(loaded, 0.5)
-    first = draw(model, name, steps=4, cfg=2.0)
-    assert torch.isfinite(first).all()
-    ((maps, boxes),) = seen  # once, in the middle of the run
-    assert maps.words.shape == (2, 6, 8)
-    torch.testing.assert_close(maps.own.sum(1), torch.ones(48))
-    assert boxes[0][:, 0].all()
-    assert not boxes[0][:, -1].any()
-    assert any("took on their silhouettes" in note for note in log.notes)
-    assert not any("adapt" in note for note in notes)
-    assert torch.equal(draw(model, name, steps=4, cfg=2.0), first)  # every run begins with boxes
-    assert regional_of(model).runs == []
-    assert (describe(loaded[1]), fingerprint(loaded[1])) == before
-
-
-def test_the_picture_changes_with_the_regions_and_not_before(loaded, monkeypatch):
-    name = loaded[0]
-    plain = draw(composed(loaded, 0.0)[0], name, steps=4)
-    assert torch.equal(draw(composed(loaded, 1.0)[0], name, steps=4), plain)  # only watched
-
-    def same(drawn, recorder, settings):
-        return [one.region for one in drawn], "the same"
-
-    def halved(drawn, recorder, settings):
-        boxes = Box(0, 0, 0.25, 1), Box(0.75, 0, 1, 1)
-        return [Region("x", box=box) for box in boxes], "smaller"
-
-    monkeypatch.setattr(adapt, "silhouettes", same)
-    assert torch.equal(draw(composed(loaded, 0.5)[0], name, steps=4), plain)
-    monkeypatch.setattr(adapt, "silhouettes", halved)
-    assert not torch.equal(draw(composed(loaded, 0.5)[0], name, steps=4), plain)
-
-
-def test_a_cancel_leaves_nothing(loaded, monkeypatch):
-    before = describe(loaded[1])
-
-    def interrupt(self, recorder):
-        comfy.model_management.interrupt_current_processing()
-
-    monkeypatch.setattr(adapt.Adaptation, "settle", interrupt)
-    model, _, _ = composed(loaded, 0.5)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        draw(model, loaded[0], steps=4)
-    comfy.model_management.interrupt_current_processing(False)
-    assert regional_of(model).runs == []
-    assert describe(loaded[1]) == before
-    assert not any(m._forward_pre_hooks for m in loaded[1].model.diffusion_model.modules())
 
 
 def test_every_family_has_an_attention_to_read():

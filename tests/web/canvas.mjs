@@ -206,6 +206,7 @@ await report(async () => {
   await rows.nth(1).locator(".mos-prompt textarea").fill("the second");
   await rows.nth(1).locator(".mos-strength input").fill("0.5");
   await rows.nth(1).locator(".mos-depth input").fill("3");
+  await rows.nth(1).locator(".mos-reference input").fill("2");
   await press("Enter", "Tab");
   await rows.nth(0).locator(".mos-negative textarea").fill("blurry");
   await shot("list");

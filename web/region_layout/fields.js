@@ -8,8 +8,8 @@ import { colorOf, PALETTE } from "./palette.js";
 
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./layout_json.js").Box} Box */
-/** @typedef {"prompt" | "negative" | "concept" | "weight" | "strength" | "depth" | "x" | "y" |
- *   "width" | "height"} FieldName */
+/** @typedef {"prompt" | "negative" | "concept" | "weight" | "strength" | "depth" | "reference" |
+ *   "x" | "y" | "width" | "height"} FieldName */
 
 /** How a field is read from a region, and what a text in it means; undefined: nothing usable.
  * @typedef {{read: (value: any) => string, mean: (text: string) => any}} Field */
@@ -37,6 +37,7 @@ const FIELDS = {
   weight: numberField(notNegative),
   strength: numberField(notNegative),
   depth: numberField((number) => number, null),
+  reference: textField((text) => text.trim() || null),
   x: numberField(Math.round),
   y: numberField(Math.round),
   width: numberField(Math.round),
@@ -59,6 +60,7 @@ function makeInputs() {
     weight: make("input", number),
     strength: make("input", number),
     depth: make("input", { type: "number", step: 1, placeholder: "shared" }),
+    reference: make("input", { ...text, type: "text", placeholder: "none" }),
     x: make("input", pixels),
     y: make("input", pixels),
     width: make("input", { ...pixels, min: 8 }),
@@ -122,6 +124,11 @@ export function makeFields(session, index) {
         "depth",
         "Depth",
         "Where regions overlap, the larger depth is in front; empty: shared."
+      ),
+      labelled(
+        "reference",
+        "Reference",
+        "Number of the region's reference picture, for models that edit pictures; empty: none."
       )
     ),
     make(
