@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ...compose.assign import assign_concepts
 from ...errors import RegionError
-from ...families import Family, family_of
+from ...families import family_of
 from ...find.report import describe_places
 from ...find.settings import FindSettings
 from ...find.silhouettes import Maps, Place, find_places
@@ -83,7 +83,7 @@ def find_regions(
     wanted = mentions if before is None else _mentions_of(before, concepts, mentions)
     there = [mention for mention in wanted if mention is not None]
     positions = [places_of[mention] for mention in there]
-    drawn, maps = watch_run(model, clip, latent, run, positions, tokens, family)
+    drawn, maps = watch_run(model, clip, latent, run, positions, tokens)
     grid = maps.words.shape[1:]
     boxes = None
     if before is not None:
@@ -116,12 +116,12 @@ def watch_run(
     run: ShortRun,
     positions: Sequence[Sequence[int]],
     tokens: int,
-    family: Family,
 ) -> tuple[torch.Tensor, Maps]:
     """The short run's latent (1, channels, rows, columns), and what its attention saw.
 
     positions: per mention, of its tokens in the text. tokens: of the text, for UNets.
     """
+    family, _ = family_of(model.model.model_config.unet_config)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
     watched = model.clone()
     watch: AttentionWatch | JointWatch
