@@ -141,7 +141,9 @@ class Flux:
         bf16 = not args.fp32
         options = {OVERRIDE: plain_attention} if bf16 and device.type == "cpu" else {}
         noisy = (1 - s) * latents + s * noise
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        from mos_core.patch.host.autograd import autograd_on  # newer ComfyUI: kernels to train with
+
+        with autograd_on(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predicted = model(noisy, t, context, pooled, transformer_options=options)
         return (predicted.float() - (noise - latents)).square().mean()
 
