@@ -121,7 +121,9 @@ def test_a_package_of_another_version_is_brought_again(tmp_path, monkeypatch):
 def test_tests_are_spread_over_the_cores_unless_somebody_looks_on(monkeypatch):
     spread = load_script("test").spread
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert spread(["-k", "workflow"]) == ["-n", "2", "--dist", "loadfile"]
+    assert spread(["-k", "workflow"]) == [
+        "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"
+    ]  # fmt: skip
     assert spread(["--pdb"]) == spread(["-n", "3"]) == spread(["--numprocesses=3"]) == []
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert spread([]) == []
