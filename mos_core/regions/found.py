@@ -93,9 +93,10 @@ def _on_canvas(regions, notes, things, size, before: Regions | None) -> Regions:
     width, height = size
     if before is None:
         return Regions(width, height, tuple(regions), tuple(notes))
-    if regions and width * before.height != height * before.width:
+    if regions and (width, height) != (before.width, before.height):
+        done = "scaled" if width * before.height == height * before.width else "stretched"
         notes.append(
-            f"The {things} are of a picture of {width} x {height} pixels and were stretched to the "
+            f"The {things} are of a picture of {width} x {height} pixels and were {done} to the "
             f"canvas of {before.width} x {before.height}."
         )
     return Regions(

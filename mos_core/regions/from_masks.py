@@ -26,10 +26,11 @@ def add_mask(
     height, width = mask.shape
     canvas = before or Regions(width, height)
     notes = canvas.notes
-    if width * canvas.height != height * canvas.width:
+    if (width, height) != (canvas.width, canvas.height):
+        done = "scaled" if width * canvas.height == height * canvas.width else "stretched"
         notes += (
             f"The mask of the region '{region.name}' is {width} x {height} pixels and was "
-            f"stretched to the canvas of {canvas.width} x {canvas.height}.",
+            f"{done} to the canvas of {canvas.width} x {canvas.height}.",
         )
     region = Region(prompt, negative, weight, region.concept, mask=mask)
     return Regions(canvas.width, canvas.height, (*canvas.regions, region), notes)

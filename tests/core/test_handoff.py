@@ -182,6 +182,8 @@ def test_masks_of_another_shape_are_stretched_and_it_is_said():
     regions = add_masks(torch.ones(1, 32, 32), "a cat", before=two())
     assert (regions.width, regions.height) == (128, 64)
     assert "stretched to the canvas of 128 x 64" in regions.notes[0]
+    larger = add_masks(torch.ones(1, 128, 256), "a cat", before=two())
+    assert "256 x 128 pixels and were scaled to the canvas of 128 x 64" in larger.notes[0]
 
 
 def test_empty_and_broken_masks_are_left_out():

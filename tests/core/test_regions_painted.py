@@ -20,6 +20,8 @@ def test_a_mask_of_another_size_covers_the_whole_canvas():
     one = add_mask(small, "a cat", before=canvas).regions[0].weights(32, 32)
     other = add_mask(large, "a cat", before=canvas).regions[0].weights(32, 32)
     torch.testing.assert_close(one, other)
+    (note,) = add_mask(small, "a cat", before=canvas).notes
+    assert "64 x 64 pixels and was scaled to the canvas of 512 x 512" in note
 
 
 def test_a_mask_without_a_canvas_is_the_canvas():
