@@ -60,7 +60,7 @@ def draw(models, prompt, seeds, width=128, height=128, steps=20, cfg=4.0, **samp
     )
     with torch.inference_mode():
         positive, negative = (
-            [[clip.encode_from_tokens(clip.tokenize(text)), {}]] for text in (prompt, "")
+            clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (prompt, "")
         )
         latent = comfy.sample.sample(
             model,
