@@ -75,12 +75,13 @@ def test_an_ordinary_lora_before_or_after_draws_the_same_picture(unet, clip, ent
     assert relative_error(found, draw(unet, clip)) > 1e-3
 
 
-def test_a_saved_checkpoint_holds_the_merged_weights(unet, clip, concepts, entry):
+def test_a_saved_checkpoint_holds_the_merged_weights(unet, clip, concepts, entry, tmp_path):
     """As ModelSave and CheckpointSave do it."""
     model, knowing = apply_concepts(unet, clip, entry)
-    comfy.model_management.load_models_gpu([model, knowing.load_model()], force_patch_weights=True)
-    saved = model.model.state_dict_for_saving(knowing.get_sd())
-    plain = {k.removeprefix("model."): w.clone() for k, w in saved.items()}
+    path = str(tmp_path / "saved.safetensors")
+    comfy.sd.save_checkpoint(path, model, knowing)
+    saved = comfy.utils.load_torch_file(path)
+    plain = {k.removeprefix("model."): w for k, w in saved.items()}
     restored = golden_unet()
     weights = {
         k.removeprefix("diffusion_model."): w
@@ -90,7 +91,7 @@ def test_a_saved_checkpoint_holds_the_merged_weights(unet, clip, concepts, entry
     assert len(weights) == len(restored.model.diffusion_model.state_dict())
     restored.model.diffusion_model.load_state_dict(weights)
     module = "text_model.encoder.layers.1.self_attn.v_proj"
-    ((_, text),) = [(k, w.clone()) for k, w in saved.items() if k.endswith(f"{module}.weight")]
+    (text,) = [w for k, w in saved.items() if k.endswith(f"{module}.weight")]
     comfy.model_management.load_models_gpu([clip.patcher])
     base = comfy.utils.get_attr(clip.cond_stage_model, comfy_text_key(module))
     assert relative_error(text, merged_by_hand(base, concepts["a"].text[module], 0.8)) <= 1e-6
@@ -103,8 +104,6 @@ def test_a_saved_checkpoint_holds_the_merged_weights(unet, clip, concepts, entry
 
 
 def test_low_memory_mode_gives_the_same_picture(unet, clip, entry, monkeypatch):
-    model, knowing = apply_concepts(unet, clip, entry)
-    expected = draw(model, knowing)
     load = comfy.model_patcher.ModelPatcher.load
     cast = []
 
@@ -112,11 +111,20 @@ def test_low_memory_mode_gives_the_same_picture(unet, clip, entry, monkeypatch):
         load(self, device_to, lowvram_model_memory=1, **{**kwargs, "full_load": False})
         cast.append(sum(getattr(m, "comfy_cast_weights", False) for m in self.model.modules()))
 
-    comfy.model_management.unload_all_models()
-    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", load_little)
-    found = draw(*apply_concepts(unet, clip, entry))
-    monkeypatch.undo()
-    comfy.model_management.unload_all_models()
+    def draw_with_little(pair):
+        comfy.model_management.unload_all_models()
+        with monkeypatch.context() as patch:
+            patch.setattr(comfy.model_patcher.ModelPatcher, "load", load_little)
+            found = draw(*pair)
+        comfy.model_management.unload_all_models()
+        return found
+
+    stock = comfy.sd.load_lora_for_models(unet, clip, small_lora(), 0.5, 0.5)
+    if relative_error(draw_with_little(stock), draw(*stock)) > 1e-5:
+        pytest.skip("this ComfyUI loses a stock LoRA too where low memory is forced on the CPU")
+    model, knowing = apply_concepts(unet, clip, entry)
+    expected = draw(model, knowing)
+    found = draw_with_little((model, knowing))
     assert max(cast) > 200  # layers whose weights are patched only while they run
     assert relative_error(found, expected) <= 1e-5
     assert torch.equal(draw(model, knowing), expected)
