@@ -203,12 +203,24 @@ def test_a_lora_of_one_part_alone_works(part, unet, clip, tmp_path):
     assert len(coder.patcher.patches) == (len(TEXT) if text else 0)
 
 
-def test_a_layer_under_two_names_is_used_once_and_said(unet, clip, tmp_path):
-    tensors = {**both_parts("kohya", "LoRA"), **both_parts("ai-toolkit", "LoRA", seed=3)}
+@pytest.mark.parametrize("pair", [("kohya", "ai-toolkit"), ("lycoris", "kohya"), ("peft", "kohya")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_names_of_a_layer_the_one_that_load_lora_uses_acts(
+    pair, turned, unet, clip, tmp_path
+):
+    """Whichever stands first in the file; the other is named."""
+    first, second = reversed(pair) if turned else pair
+    algorithm = "LoRA without alpha"
+    tensors = make_file(first, algorithm, UNET, COMFY_NAMES)
+    tensors |= make_file(second, algorithm, UNET, COMFY_NAMES, seed=3)
     path = write(tensors, tmp_path)
     bound = bind(unet, clip, load(path)[0])
     assert len(bound.model) == len(UNET)
-    assert any("another name of the file" in why for why in bound.left.values())
+    said = [name for name, why in bound.left.items() if "another name of the file" in why]
+    assert len(said) == len(UNET)
+    ours, _ = apply_concepts(unet, clip, load(path))
+    theirs, _ = stock(unet, clip, path, 1.0)
+    assert_same(changed(ours), changed(theirs))
 
 
 def wrong(unet, change):

@@ -13,7 +13,7 @@ from ...families import family_named, family_of
 from ...records import Bound, Concept, Site, WeightedConcept
 from .based import bound_delta
 from .fit import check_site, has_bias, kernel_of
-from .names import ModelNames, Target, is_text_name, names_of_clip, names_of_model
+from .names import Target, is_text_name, names_of_clip, names_of_model
 
 NOT_HERE = "this model has no such layer"
 NO_CLIP = "belongs to a text encoder, and there is none here"
@@ -61,27 +61,32 @@ def match_names(model: Any, clip: Any, concept: Concept) -> Matched:
     on_model: dict[str, Target] = {}
     on_text: dict[str, Target] = {}
     left: dict[str, str] = {}
-    taken: set[Site] = set()
+    taken: dict[Site, str] = {}
     for name in concept.deltas:
         text = is_text_name(name)
-        found = _find(of_clip if text else of_model, name)
-        if found is not None and found.site in taken:
-            left[name] = TWICE
-        elif found is not None:
-            (on_text if text else on_model)[name] = found
-            taken.add(found.site)
-            _note_bias(clip.patcher if text else model, name, found, concept, left)
-        elif (of_clip if text else of_model) is None:
+        names, chosen = (of_clip, on_text) if text else (of_model, on_model)
+        if names is None:
             left[name] = NO_CLIP if text else NO_MODEL
-        else:
+            continue
+        found = names.find(name)
+        if found is None:
             left[name] = NOT_HERE
+            continue
+        before = taken.get(found.site)
+        if before is not None and not names.wins(name, before):
+            left[name] = TWICE
+            continue
+        if before is not None:
+            del chosen[before]
+            left[before] = TWICE
+        chosen[name] = found
+        taken[found.site] = name
+    for chosen, patcher in ((on_model, model), (on_text, getattr(clip, "patcher", None))):
+        for name, found in chosen.items():
+            _note_bias(patcher, name, found, concept, left)
     _check_found(concept, left, on_model, False)
     _check_found(concept, left, on_text, True)
     return Matched(on_model, on_text, left)
-
-
-def _find(names: ModelNames | None, name: str) -> Target | None:
-    return None if names is None else names.find(name)
 
 
 def _check_found(

@@ -48,6 +48,7 @@ class ModelNames:
 
     def __init__(self, key_map: Mapping[str, object]):
         self.key_map = key_map
+        self.order = {name: number for number, name in enumerate(key_map)}
         self.plain: dict[str, object] = {}
         for name, host in key_map.items():
             plain = plain_name(name)
@@ -60,6 +61,11 @@ class ModelNames:
         if host is None:
             host = self.plain.get(plain_name(name))
         return None if host is None else target_of(host)
+
+    def wins(self, name: str, other: str) -> bool:
+        """Whether, of two names of one layer in a file, ComfyUI uses this one: the later in its key
+        map; a name that it does not know it does not use."""
+        return self.order.get(name, -1) > self.order.get(other, -1)
 
 
 def names_of_model(model: Any) -> ModelNames:
