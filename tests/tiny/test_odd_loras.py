@@ -1,4 +1,4 @@
-"""Rare entries of LoRA files: Apply Concepts does with them what Load LoRA does, or says why not."""
+"""Rare entries of LoRA files: Apply Concepts does what Load LoRA does, or it is said why not."""
 
 import pytest
 import torch
