@@ -109,16 +109,18 @@ def test_progress_is_reported_step_by_step(client):
     seen = []
     outcome = client.run(slow(3, 0.01, seed=1), seen.append)
     assert outcome.status == "success"
-    assert [(p.value, p.total) for p in seen if p.node == "1" and p.total] == [
-        (1, 3),
-        (2, 3),
-        (3, 3),
-    ]
+    steps = [(p.value, p.total) for p in seen if p.node == "1" and p.total]
+    assert steps[0] == (1, 3)
+    assert steps[-1] == (3, 3)
+    assert steps == sorted(steps)  # newer servers leave out messages that come fast
 
 
 def test_a_prompt_is_cancelled_in_the_middle_and_the_next_one_runs(client):
+    cancelled_at = []
+
     def cancel(progress):
-        if progress.value == 2:
+        if progress.value >= 2 and not cancelled_at:  # newer servers leave out steps
+            cancelled_at.append(progress.value)
             client.interrupt()
 
     cancelled = client.run(slow(400, seed=2), cancel, timeout=60)
