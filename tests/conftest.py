@@ -47,8 +47,6 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("gpu") and not sees_gpu():
             item.add_marker(skip)
     if hasattr(config, "workerinput"):  # one of several processes of scripts/test
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(group_of(item)))
         items.sort(key=lambda item: ["server", "tiny", "rest"].index(ring_of(item)))
 
 
@@ -57,11 +55,6 @@ def ring_of(item) -> str:
     if "server" in getattr(item, "fixturenames", ()) or item.path.name.startswith("test_web_"):
         return "server"
     return "tiny" if item.path.parent.name == "tiny" else "rest"
-
-
-def group_of(item) -> str:
-    """What stays together in one process: all that shares the server, else a file."""
-    return "server" if ring_of(item) == "server" else item.nodeid.split("::")[0]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,8 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,11 +124,22 @@ def test_tests_are_spread_over_the_cores_unless_somebody_looks_on(monkeypatch):
     spread = load_script("test").spread
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert spread(["-k", "workflow"]) == [
-        "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"
+        "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"
     ]  # fmt: skip
     assert spread(["--pdb"]) == spread(["-n", "3"]) == spread(["--numprocesses=3"]) == []
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert spread([]) == []
+
+
+def test_a_file_of_tests_runs_in_one_process(monkeypatch):
+    """What a file sets up once is set up once."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    files = [f"tests/core/test_{name}.py" for name in ("deltas", "packed", "handoff")]
+    command = [sys.executable, "-m", "pytest", "-v", *load_script("test").spread([]), *files]
+    run = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    ran = set(re.findall(r"\[(gw\d)\] .*? (tests/core/test_\w+\.py)::", run.stdout))
+    assert sorted(file for _, file in ran) == sorted(files)
 
 
 @pytest.fixture
