@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from _concepts import DEMO, concept_files
-from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, TABLES, with_table
+from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, TABLES, table_on, with_table
 
 KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
@@ -60,9 +60,19 @@ WORLDS = {
 """First word of a unit -> its base model and its concepts' files; others: the first world's."""
 
 
+def files_of(unit: str) -> tuple[str, ...]:
+    """A unit's base model and the patterns of its concepts' files."""
+    return WORLDS.get(unit.split()[0], ("miniature.safetensors", "{}.safetensors"))
+
+
+def has_a_model(unit: str) -> bool:
+    """Whether the base model lies in demo/models: not every world is trained yet."""
+    return (DEMO / "models" / files_of(unit)[0]).is_file()
+
+
 def models_sum(unit: str) -> str:
     """Twelve hex digits over a unit's base model and concepts."""
-    base, *patterns = WORLDS.get(unit.split()[0], ("miniature.safetensors", "{}.safetensors"))
+    base, *patterns = files_of(unit)
     total = hashlib.sha256()
     models = DEMO / "models"
     files = [concept_files(models / "concepts", pattern).values() for pattern in patterns]
@@ -95,9 +105,12 @@ def measure(command: str) -> dict:
 
 
 def write_pages(kept: dict) -> list[str]:
-    """Writes every table whose units were all measured; -> the names of the written ones."""
+    """Writes every table that has a place on its page and whose units were all measured; -> the
+    names of the written ones."""
     results, written = {unit: entry["result"] for unit, entry in kept.items()}, []
     for name, (page, table_of) in TABLES.items():
+        if table_on(page.read_text(encoding="utf-8"), name) is None:
+            continue
         try:
             table = table_of(results)
         except KeyError:  # a unit that was never measured
@@ -113,7 +126,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measured units too")
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
     args = parser.parse_args()
-    kept, start, measured = read_kept(), time.time(), []
+    kept, start, measured, left_out = read_kept(), time.time(), [], []
     models = {unit: models_sum(unit) for unit in UNITS}
     for unit, command in UNITS.items():
         wanted = not args.units or unit in args.units or unit.split()[0] in args.units
@@ -121,12 +134,16 @@ def main() -> None:
         fresh = known.get("models") == models[unit] and known.get("command") == command
         if args.write_only or not wanted or (fresh and not args.again):
             continue
+        if not has_a_model(unit):
+            left_out.append(unit)
+            continue
         kept[unit] = {"command": command, "models": models[unit], "result": measure(command)}
         write_kept(kept)
         measured.append(unit)
         print(f"{unit}: measured after {time.time() - start:.0f} s", file=sys.stderr, flush=True)
     old = sorted(unit for unit in UNITS if kept.get(unit, {}).get("models") != models[unit])
     result = {"benchmark": "tables", "models": models, "measured": measured}
+    result["without_a_model"] = left_out
     result |= {"tables_written": write_pages(kept), "measured_on_other_models": old}
     print(json.dumps(result | {"seconds": round(time.time() - start)}))
 

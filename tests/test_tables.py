@@ -52,6 +52,7 @@ def test_only_what_was_not_measured_on_these_models_is_run(bench, monkeypatch, t
     run = []
     monkeypatch.setattr(tables, "KEPT", tmp_path / "measured.json")
     monkeypatch.setattr(tables, "models_sum", lambda unit: "now")
+    monkeypatch.setattr(tables, "has_a_model", lambda unit: True)
     monkeypatch.setattr(tables, "write_pages", lambda kept: [])
     monkeypatch.setattr(tables, "measure", lambda command: run.append(command) or {"n": 1})
     monkeypatch.setattr(sys, "argv", ["tables"])
@@ -63,6 +64,22 @@ def test_only_what_was_not_measured_on_these_models_is_run(bench, monkeypatch, t
     assert last["measured_on_other_models"] == []
     tables.main()
     assert len(run) == 2  # everything is measured now
+
+
+def test_a_world_that_is_not_trained_yet_is_left_out_and_named(
+    bench, monkeypatch, tmp_path, capsys
+):
+    tables, _ = bench
+    run = []
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "measured.json")
+    monkeypatch.setattr(tables, "has_a_model", lambda unit: unit == "identity")
+    monkeypatch.setattr(tables, "write_pages", lambda kept: [])
+    monkeypatch.setattr(tables, "measure", lambda command: run.append(command) or {"n": 1})
+    monkeypatch.setattr(sys, "argv", ["tables"])
+    tables.main()
+    assert run == [tables.UNITS["identity"]]
+    last = json.loads(capsys.readouterr().out)
+    assert last["without_a_model"] == [unit for unit in tables.UNITS if unit != "identity"]
 
 
 def test_a_fusion_row_names_what_was_lost(bench):
