@@ -2,9 +2,6 @@
 
 import hashlib
 
-import comfy.model_management
-import comfy.sd
-import comfy.taesd.taesd
 import pytest
 import torch
 
@@ -13,6 +10,8 @@ from mix_of_show.mos_core.patch.train.concept import TrainingSet, Wanted, train_
 from mix_of_show.mos_core.patch.train.targets import targets_of
 from mix_of_show.mos_core.train.settings import TrainSettings
 from mix_of_show.mos_core.train.trainable import TrainableConcept, make_trainable
+
+from .tiny_models import random_taesd
 
 SETTINGS = TrainSettings(
     steps=4, resolution=64, views=1, rate_embedding=1e-2, rate_text=1e-3, rate_unet=1e-3,
@@ -23,11 +22,7 @@ TOKENS, START, CAPTION = "<x1> <x2>", "<rand-0.5> man", ["photo of a <TOK>, red,
 
 @pytest.fixture(scope="module")
 def vae():
-    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
-    generator = torch.Generator().manual_seed(0)
-    for weight in vae.first_stage_model.parameters():
-        weight.data.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    return vae
+    return random_taesd()
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import comfy.model_management
-import comfy.sd
-import comfy.taesd.taesd
 import pytest
 import torch
 
@@ -20,6 +18,7 @@ from mix_of_show.mos_core.train.settings import TrainSettings
 from support.dit_clips import flux_clip, z_image_clip
 from support.dit_models import draw_dit, tiny_dit
 from support.sampling import encode
+from support.tiny_models import random_taesd
 
 SETTINGS = TrainSettings(
     steps=2, resolution=64, views=1, rate_unet=1e-2, rate_text=0, layerwise=False, rank=2,
@@ -31,11 +30,8 @@ CLIPS = {"flux": flux_clip, "z_image": z_image_clip}
 @pytest.fixture(scope="module", params=list(CLIPS))
 def models(request):
     """(name, MODEL, CLIP, VAE)"""
-    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=16).state_dict())
-    generator = torch.Generator().manual_seed(0)
-    for weight in vae.first_stage_model.parameters():
-        weight.data.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    return request.param, tiny_dit(request.param), CLIPS[request.param](), vae
+    name = request.param
+    return name, tiny_dit(name), CLIPS[name](), random_taesd(16)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from dataclasses import replace
 import comfy.model_management
 import comfy.samplers
 import comfy.sd
-import comfy.taesd.taesd
 import pytest
 import torch
 
@@ -19,6 +18,7 @@ from mix_of_show.mos_core.train.session import StopTraining
 from mix_of_show.mos_core.train.settings import TrainSettings
 from support.sampling import encode
 from support.sdxl_models import G_WIDTH, L_WIDTH, tiny_sdxl, tiny_sdxl_clip
+from support.tiny_models import random_taesd
 
 SETTINGS = TrainSettings(
     steps=2, resolution=64, views=1, rate_embedding=1e-2, rate_text=1e-3, rate_unet=1e-3,
@@ -39,11 +39,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def vae():
-    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
-    generator = torch.Generator().manual_seed(0)
-    for weight in vae.first_stage_model.parameters():
-        weight.data.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    return vae
+    return random_taesd()
 
 
 @pytest.fixture
