@@ -176,8 +176,9 @@ class LoadMiniature(io.ComfyNode):
             node_id="MOS_LoadMiniature",
             display_name="Load Miniature Checkpoint",
             category=f"{CATEGORY}/load",
-            description="Loads a small SD1.5-shaped checkpoint of any width: the demo model that "
-            "ships with the pack, and test models. For full-size models use Load Checkpoint.",
+            description="Loads a small checkpoint of SD1.5's, SDXL's or Flux.1's shape and any "
+            "width: the demo model that ships with the pack, and test models. For full-size models "
+            "use Load Checkpoint.",
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
