@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fp32", action="store_true", help="faster on a CPU without AMX")
     args = parser.parse_args()
     start_comfy(args.processes)
     from vae import encode, read_vae
@@ -77,7 +78,7 @@ def main() -> None:
                     x = (
                         part.permute(0, 3, 1, 2).to(device).float().div(255)
                     )  # channels last in memory
-                    with torch.autocast(device, torch.bfloat16):
+                    with torch.autocast(device, torch.bfloat16, enabled=not args.fp32):
                         latents.append(encode(vae, x).half().cpu().contiguous())
                 if len(captions) % 1000 == 0:
                     logging.info("%s: %d pictures", shape, len(captions))
