@@ -14,6 +14,9 @@ from ...errors import RegionError
 from ...regions.region import Regions, shares
 
 
+PATCHES = (1, 2, 4)  # cells of the latent along the side of a transformer's token
+
+
 def parse_strengths(text: str, count: int) -> tuple[float, ...]:
     """'1' for all regions, or '1, 0.5, 0': one each. Raises RegionError."""
     words = [word for word in text.replace(";", ",").split(",") if word.strip()]
@@ -70,7 +73,8 @@ def limit_controls(
 
 
 class RegionalControl:
-    """Scales what one control adds to each feature map of the UNet, cell by cell."""
+    """Scales what one control adds to each feature map of a UNet, or to the picture's tokens of a
+    transformer, cell by cell."""
 
     def __init__(self, regions: Regions, strengths: Sequence[float], outside: float):
         # How strong a region's prompt is has nothing to do with its spatial condition.
@@ -83,37 +87,61 @@ class RegionalControl:
         """A copy of the control (a ControlBase, with the same models) that is scaled."""
         ours = copy.copy(control)
         ours.cond_hint = None  # each keeps its own state of a sampling
-        merge = ours.control_merge
+        get, merge = ours.get_control, ours.control_merge
+        latent: tuple[int, ...] = ()
+
+        def get_control(x_noisy: torch.Tensor, *args: Any, **kwargs: Any) -> dict | None:
+            nonlocal latent
+            latent = tuple(x_noisy.shape[-2:])
+            return get(x_noisy, *args, **kwargs)
 
         def control_merge(outputs: dict, before: dict | None, *args: Any, **kwargs: Any) -> dict:
-            own = self.scale(merge(outputs, None, *args, **kwargs))
+            own = self.scale(merge(outputs, None, *args, **kwargs), latent)
             return own if before is None else add_controls(own, before)
 
-        ours.control_merge = control_merge
+        ours.get_control, ours.control_merge = get_control, control_merge
         return ours
 
-    def scale(self, outputs: dict) -> dict:
-        """outputs: 'input', 'middle', 'output' -> tensors (batch, channels, rows, columns)."""
+    def scale(self, outputs: dict, latent: tuple[int, ...]) -> dict:
+        """outputs: 'input', 'middle', 'output' -> tensors (batch, channels, rows, columns), or
+        (batch, tokens, width) of a transformer. latent: its rows and columns."""
         done: dict[int, torch.Tensor] = {}  # a tensor may stand in several places
 
         def scaled(x: torch.Tensor | None) -> torch.Tensor | None:
             if x is None:
                 return None
             if id(x) not in done:
-                done[id(x)] = x * self.field(x)
+                on_tokens = x.ndim == 3
+                grid = grid_of_tokens(x.shape[1], latent) if on_tokens else tuple(x.shape[-2:])
+                field = self.field(grid, x.device, x.dtype)
+                done[id(x)] = x * (field.reshape(-1, 1) if on_tokens else field)
             return done[id(x)]
 
         return {name: [scaled(x) for x in tensors] for name, tensors in outputs.items()}
 
-    def field(self, x: torch.Tensor) -> torch.Tensor:
+    def field(self, grid: tuple[int, int], device: Any, dtype: torch.dtype) -> torch.Tensor:
         """(rows, columns): the strength on each cell of a feature map."""
-        key = (*x.shape[-2:], x.device, x.dtype)
+        key = (*grid, device, dtype)
         if key not in self.fields:
-            part = shares(self.regions, *x.shape[-2:])
+            part = shares(self.regions, *grid)
             strengths = torch.tensor([*self.strengths])[:, None, None]
             field = (part * strengths).sum(0) + (1 - part.sum(0)) * self.outside
-            self.fields[key] = field.to(x.device, x.dtype)
+            self.fields[key] = field.to(device, dtype)
         return self.fields[key]
+
+
+def grid_of_tokens(tokens: int, latent: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of a transformer's picture tokens, squares of 1, 2 or 4 cells of the latent
+    (rows, columns), filled up at its border. Raises RegionError if they are no such grid."""
+    for side in PATCHES if len(latent) == 2 else ():
+        rows, columns = (-(-cells // side) for cells in latent)
+        if rows * columns == tokens:
+            return rows, columns
+    raise RegionError(
+        f"this ControlNet hands on {tokens} tokens for a latent of {' x '.join(map(str, latent))} "
+        "cells, so where they lie in the picture is not known; use it without Region Strengths for "
+        "Control"
+    )
 
 
 def add_controls(own: dict, before: dict) -> dict:
