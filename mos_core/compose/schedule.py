@@ -35,17 +35,11 @@ def step_sizes(
     """`size * sqrt(s)` for every sampling step, s falling linearly from 1 to LAST_SHARE.
 
     begin, end: what part of the whole noise schedule the sampler walks, 0..1 (image to image,
-    or a start or end step). Frame: latents of unit variance; see `update_scale`.
+    or a start or end step). Frame: latents of unit variance.
     """
     first, last = (1 - (1 - LAST_SHARE) * part for part in (begin, end))
     slope = (last - first) / (steps - 1) if steps > 1 else 0.0
     return [size * math.sqrt(first + slope * i) for i in range(steps)]
-
-
-def update_scale(sigma: torch.Tensor) -> torch.Tensor:
-    """ComfyUI's latents are x = x_unit * sqrt(1 + sigma^2). Step size and gradient both change, so
-    a step `a * d/dx_unit` is `a * (1 + sigma^2) * d/dx` there."""
-    return 1.0 + sigma * sigma
 
 
 class StopRule:

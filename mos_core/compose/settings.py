@@ -29,7 +29,13 @@ class GuidanceSettings:
 
     @property
     def updates(self) -> bool:
+        """Whether steps are led."""
         return self.steps > 0 and self.step_size > 0 and self.terms.any
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is done to the latent at all."""
+        return self.updates or self.reinitialise
 
 
 # What of a concept's delta acts where a layer has no tokens but the picture as a whole.

@@ -5,7 +5,7 @@ import torch
 
 from mix_of_show.mos_core.compose.cells import choose_level, grids_of, region_cells
 from mix_of_show.mos_core.compose.reinit import best_window, paste_windows, with_statistics_of
-from mix_of_show.mos_core.compose.schedule import StopRule, step_sizes, update_scale
+from mix_of_show.mos_core.compose.schedule import StopRule, step_sizes
 from mix_of_show.mos_core.regions.region import Box, Region
 from support.golden_composer import (
     LAYOUTS,
@@ -80,7 +80,6 @@ def test_a_part_of_the_schedule_has_its_part_of_the_step_sizes():
     assert step_sizes(11, begin=0.5) == pytest.approx(whole[10:])
     assert step_sizes(11, end=0.5) == pytest.approx(whole[:11])
     assert step_sizes(1) == [20.0]
-    assert update_scale(7.0) == 50.0
 
 
 # ----------------------------------------------------------------------- re-initialisation

@@ -31,6 +31,7 @@ from support.sampling import describe, encode, fingerprint
 CLIPS = {"flux": flux_clip, "z_image": z_image_clip}
 WHOLE, LEFT, RIGHT = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
 MERGED = 1e-4
+UNLED = {"guidance_steps": 0, "reinitialise": False}
 
 
 @pytest.fixture(scope="module", params=tuple(CLIPS))
@@ -91,7 +92,7 @@ def test_one_concept_over_the_whole_canvas_is_load_lora(loaded):
     tensors = lora_file(model)
     regions = layout(Region("a cat, anna", "blurry", box=WHOLE, concept="anna"))
     patched, text, _ = ComposerAttention.execute(
-        model, clip, (concept_of("anna", tensors),), regions
+        model, clip, (concept_of("anna", tensors),), regions, **UNLED
     ).args
     found = draw(loaded, patched, text, "a park", "")
     stock, _ = comfy.sd.load_lora_for_models(model, clip, tensors, 1.0, 1.0)
@@ -138,14 +139,13 @@ def test_the_report_tells_what_does_not_apply(loaded, monkeypatch, choice):
     (text,) = told
     title = {"flux": "Flux.1", "z_image": "Z-Image"}[loaded[0]]
     assert f"Injection 'paper' is for UNets; on {title}" in text
-    assert f"lead the latent of UNets; on {title} they are not used" in text
+    assert f"The first 26 steps are led: on {title}" in text
     assert "layers of 'anna' see the picture as a whole" in text
     assert f"(picture_layers: {choice})" in text
     told.clear()
-    ComposerAttention.execute(
-        model, clip, (), layout(Region("a cat", box=LEFT)), guidance_steps=0, reinitialise=False
-    )
+    ComposerAttention.execute(model, clip, (), layout(Region("a cat", box=LEFT)), **UNLED)
     assert "UNets" not in told[0]
+    assert "led" not in told[0]
 
 
 def test_what_a_family_has_no_use_for_is_told():

@@ -10,7 +10,7 @@ import torch
 import nodes
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.families.unet import SD15
-from mix_of_show.mos_core.patch.compose import gradient, guided_run
+from mix_of_show.mos_core.patch.compose import gradient, guided_run, map_places
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from support.composer_models import (
     composer_model,
@@ -172,7 +172,7 @@ def test_a_region_too_small_for_the_maps_is_left_out_and_named(base):
 
 def test_a_resolution_without_layers_falls_back_and_says_so(base, monkeypatch):
     monkeypatch.setattr(
-        guided_run, "layer_levels", lambda *a: tuple(min(level, 2) for level in LEVELS)
+        map_places, "layer_levels", lambda *a: tuple(min(level, 2) for level in LEVELS)
     )
     model, log = guided(base, resolution="1/64")
     draw(model, steps=1)

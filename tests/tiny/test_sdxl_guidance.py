@@ -17,7 +17,8 @@ from mix_of_show.mos_core.families import family_of
 from mix_of_show.mos_core.patch.compose.conditional_pass import maps_recorded
 from mix_of_show.mos_core.patch.compose.gradient import guidance_gradient
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
-from mix_of_show.mos_core.patch.compose.guided_run import GuidedRun, layer_levels, map_layers
+from mix_of_show.mos_core.patch.compose.guided_run import GuidedRun
+from mix_of_show.mos_core.patch.compose.map_places import layer_levels, map_layers
 from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.patch.regional.attention import add_regional_attention
 from mix_of_show.mos_core.regions.region import Box, Region, Regions

@@ -114,7 +114,7 @@ class TokenRecorder(TokenMaps):
             if words:
                 seen.append(WatchedText(plan.starts[number + 1], count, words))
 
-        def watch(kind: str, q: torch.Tensor, k: torch.Tensor) -> None:
+        def watch(kind: str, layer: int, q: torch.Tensor, k: torch.Tensor) -> None:
             self.note(kind, q[row], k[row], image, seen)
 
         return watch

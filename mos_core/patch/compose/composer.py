@@ -65,22 +65,20 @@ def apply_composer(
     )
     family, _ = family_of(model.model.model_config.unet_config)
     notes = (*notes, *left_notes(family, drawn), *reference_notes(family, drawn))
-    if family.sequence is not None:
-        if settings.adapt > 0:
-            drawn = with_places(clip, drawn, family)
-        patched = add_regional_attention(model, drawn, *choices, log.note)
-        if settings.adapt > 0:
-            add_adaptation(patched, settings.adapt, log.note)
-        told = transformer_notes(family, drawn, settings)
-        return patched, clip, log, (*regions.notes, *notes, *told)
+    joint = family.sequence is not None
+    if joint and (settings.adapt > 0 or settings.guidance.acts):
+        drawn = with_places(clip, drawn, family)
     if settings.guidance.updates:
         model = clone_for_gradients(model)
     patched = model.clone()
-    add_layerwise_text(patched)
+    if not joint:
+        add_layerwise_text(patched)
     patched = add_regional_attention(patched, drawn, *choices, log.note)
-    add_guidance(patched, Guidance(drawn, settings.guidance, log))
+    add_guidance(patched, Guidance(drawn, settings.guidance, log, settings.isolation_mode))
     if settings.adapt > 0:
         add_adaptation(patched, settings.adapt, log.note)
+    if joint:
+        notes = (*notes, *transformer_notes(family, drawn, settings))
     return patched, clip, log, (*regions.notes, *notes)
 
 

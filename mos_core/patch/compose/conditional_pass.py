@@ -11,7 +11,14 @@ from typing import Any
 import comfy.samplers
 import torch
 
-from ..host.autograd import autograd_on, checkpointed, frozen, weights_for_autograd
+from ...families import family_of
+from ..host.autograd import (
+    autograd_on,
+    checkpointed,
+    frozen,
+    residuals_kept,
+    weights_for_autograd,
+)
 from ..host.forward import plain_attention
 from ..regional.map_recorder import KEEP, RECORDER, LastLayerDone, MapRecorder
 
@@ -34,8 +41,8 @@ def maps_recorded(
     """Runs the pass on entering; gradients may be taken inside the `with` block. Gives the latent
     to take them for, or None if no positive conditioning is active at this time.
 
-    x: (batch, channels, h, w) as the sampler holds it; sigma: (batch,). save_memory: compute the
-    blocks again in the backward pass instead of keeping what they computed.
+    x: (batch, channels, ..., h, w) as the sampler holds it; sigma: (batch,). save_memory: compute
+    the blocks again in the backward pass instead of keeping what they computed.
     """
     entry = active_positive(guider, float(sigma.max()))
     if entry is None:
@@ -48,6 +55,8 @@ def maps_recorded(
             stack.enter_context(autograd_on())
             stack.enter_context(weights_for_autograd(unet))
             stack.enter_context(frozen(unet))
+        if differentiable and family_of(model.model_config.unet_config)[0].sequence is not None:
+            stack.enter_context(residuals_kept(unet))  # transformers add to them in place
         if differentiable and save_memory:
             stack.enter_context(checkpointed(unet))
         latent = x.detach().float().clone().requires_grad_(differentiable)
@@ -92,14 +101,22 @@ def ready(entry: dict) -> dict:
     """
     ours = dict(entry)
     ours["model_conds"] = {
-        name: cond._copy_with(cond.cond.clone()) if torch.is_tensor(cond.cond) else cond
-        for name, cond in entry.get("model_conds", {}).items()
+        name: _copied(cond) for name, cond in entry.get("model_conds", {}).items()
     }
     for name in ("area", "mask"):
         ours.pop(name, None)
     if entry.get("control") is not None:
         ours["control"] = WithoutGradients(entry["control"])
     return ours
+
+
+def _copied(cond: Any) -> Any:
+    """A model_cond with tensors of its own; also of a list of them (reference pictures)."""
+    if torch.is_tensor(cond.cond):
+        return cond._copy_with(cond.cond.clone())
+    if isinstance(cond.cond, (list, tuple)) and all(map(torch.is_tensor, cond.cond)):
+        return cond._copy_with([tensor.clone() for tensor in cond.cond])
+    return cond
 
 
 class WithoutGradients:

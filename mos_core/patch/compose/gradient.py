@@ -1,15 +1,13 @@
 """The gradient of the guidance's loss with respect to the latent: one pass, nothing is kept."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 
-from ...compose.cells import RegionCells
 from ...compose.guidance import GuidanceTerms, RegionLoss, balanced, region_loss
-from ..regional.map_recorder import MapRecorder
 from .conditional_pass import maps_recorded
+from .map_places import MapPlaces
 
 SMALLER = 2.0**5  # the loss's scale is divided by this while gradients overflow
 NO_PROMPT = "no positive prompt for the whole picture is active then."
@@ -18,27 +16,6 @@ NO_MAPS = (
     "this MODEL may merge, tile or resize the picture there, or every region is smaller than a "
     "cell: choose other attention_maps, or leave out that node."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class MapPlaces:
-    """Which attention maps are looked at, and where. layers: their running numbers. cell: side of a
-    map's cell in cells of the latent. grid: rows and columns of the maps. cells: per region, or
-    None where it has none at this resolution. positions: per region, of its concept tokens."""
-
-    layers: Sequence[int]
-    cell: int
-    grid: tuple[int, int]
-    cells: Sequence[RegionCells | None]
-    positions: Sequence[torch.Tensor]
-
-    @property
-    def known(self) -> dict[int, RegionCells]:
-        """The regions that have cells."""
-        return {i: own for i, own in enumerate(self.cells) if own is not None}
-
-    def recorder(self) -> MapRecorder:
-        return MapRecorder(self.layers, self.cells, self.positions)
 
 
 class Found(NamedTuple):
@@ -79,7 +56,7 @@ def guidance_gradient(
                 return NO_PROMPT
             maps = recorder.means(*places.grid)
             if not maps:
-                return NO_MAPS.format(8 * places.cell)
+                return NO_MAPS.format(places.pixels)
             parts = {r: region_loss(*both, known[r], terms) for r, both in maps.items()}
             each = torch.stack([part.total for part in parts.values()])
             losses = balanced(each) if terms.balance else each.sum(0)

@@ -23,11 +23,18 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 class Guidance:
-    """The wrappers. log: filled while sampling."""
+    """The wrappers. log: filled while sampling. isolation: of the regions (ISOLATIONS), which a
+    transformer's maps count in."""
 
-    def __init__(self, drawn: Sequence[Drawn], settings: GuidanceSettings, log: ComposerLog):
+    def __init__(
+        self,
+        drawn: Sequence[Drawn],
+        settings: GuidanceSettings,
+        log: ComposerLog,
+        isolation: str = "off",
+    ):
         self.drawn = tuple(drawn)
-        self.settings, self.log = settings, log
+        self.settings, self.log, self.isolation = settings, log, isolation
 
     def __deepcopy__(self, memo: dict) -> "Guidance":
         return self
@@ -68,7 +75,9 @@ class Guidance:
             plan = {}
             if self.settings.updates:
                 plan = plan_steps(own, model_k, sigmas, extra_args, options)
-            run = GuidedRun(self.drawn, self.settings, self.log, guider, x, sigmas, extra_args)
+            run = GuidedRun(
+                self.drawn, self.settings, self.log, guider, x, sigmas, extra_args, self.isolation
+            )
             if self.settings.reinitialise:
                 x = run.reinitialise(x)
             model = GuidedModel(model_k, plan, run)
@@ -107,7 +116,6 @@ class GuidedModel:
 
 def add_guidance(model: Any, guidance: Guidance) -> None:
     """Puts the guidance on `model`, a ModelPatcher clone of ours, if it has anything to do."""
-    wanted = guidance.settings.updates or guidance.settings.reinitialise
-    if wanted and guidance.drawn:
+    if guidance.settings.acts and guidance.drawn:
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, guidance)
         model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, guidance.load)

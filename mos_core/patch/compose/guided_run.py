@@ -2,23 +2,22 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import comfy.model_management
 import torch
 
-from ...compose.cells import choose_level, grids_of, region_cells
 from ...compose.drawn import Drawn
 from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
-from ...compose.schedule import StopRule, progress, step_sizes, update_scale
-from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
-from ...families import AttentionLayer, family_of
-from ...families.rows import BLOCKS
+from ...compose.schedule import StopRule, progress, step_sizes
+from ...compose.settings import GuidanceSettings
+from ...families import family_of
 from .conditional_pass import maps_recorded
-from .gradient import Found, MapPlaces, guidance_gradient
+from .gradient import Found, guidance_gradient
+from .map_places import choose_maps
 
 LOG = logging.getLogger(__name__)
 FIRST_SCALE = 2.0**10  # of the loss in half precision, so that small gradients do not vanish
@@ -27,13 +26,13 @@ FIRST_SCALE = 2.0**10  # of the loss in half precision, so that small gradients 
 # and the maps of those that are chosen. Wider or finer is in proportion.
 BYTES = {"sd15": (72e3, 34.0), "sdxl": (244e3, 2.0)}
 CHANNELS = 320
-MOST_LAYERS = 8  # of one resolution: of more, one block of each spatial transformer
 NOISE_ALONE = 0.05  # part of the noise schedule: schedulers that begin a little late begin here
 USABLE = 0.7  # of the free memory
 
 
 class GuidedRun:
-    """Made anew for every sampling. x: (batch, channels, h, w), the latent it begins with."""
+    """Made anew for every sampling. x: (batch, channels, ..., h, w), the latent it begins with.
+    isolation: of the regions, for transformers."""
 
     def __init__(
         self,
@@ -44,6 +43,7 @@ class GuidedRun:
         x: torch.Tensor,
         sigmas: torch.Tensor,
         extra_args: dict,
+        isolation: str = "off",
     ):
         self.regions = [one.region for one in drawn]
         self.settings, self.log, self.guider = settings, log, guider
@@ -57,53 +57,18 @@ class GuidedRun:
         )
         self.rule = StopRule(x.shape[0], self.settings.steps)
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
-            self.places = self._choose_maps(x, drawn)
+            self.places = choose_maps(guider.inner_model, x, drawn, isolation, settings, self._say)
         model = guider.inner_model
         dtype = model.manual_cast_dtype or model.get_dtype()
         self.scale = FIRST_SCALE if dtype == torch.float16 else 1.0
         chosen = settings.save_memory
         self.save_memory = self._is_short(x, dtype) if chosen is None else chosen
 
-    def _choose_maps(self, x: torch.Tensor, drawn: Sequence[Drawn]) -> MapPlaces:
-        config = self.guider.inner_model.model_config.unet_config
-        blocks = config["num_res_blocks"]
-        grids = grids_of(x.shape[-2], x.shape[-1], len(blocks))
-        level = RESOLUTIONS[self.settings.resolution]
-        if level is None:
-            level = choose_level(self.regions, grids, PUBLISHED_LEVEL, LEAST_CELLS)
-            if level == 0:
-                self._say(
-                    "A region is so small that attention maps of 1/8 of the picture are used, "
-                    "which take about 17 times the memory of the published 1/32. Make it larger, "
-                    "or choose attention_maps."
-                )
-        levels = layer_levels(config)
-        if level not in levels:
-            wanted = level
-            level = min(set(levels), key=lambda known: (abs(known - wanted), known))
-            self._say(
-                f"No layer of this model has attention maps of 1/{8 * 2**wanted} of the picture; "
-                f"those of 1/{8 * 2**level} are used."
-            )
-        cell, grid = 2**level, grids[level]
-        layers = map_layers(family_of(config)[1], levels, level)
-        cells = [region_cells(region, *grid) for region in self.regions]
-        for region, own in zip(self.regions, cells, strict=True):
-            if own is None:
-                self._say(
-                    f"The region '{region.name}' is smaller than every cell of the attention maps "
-                    f"({8 * cell} pixels); it is not guided. Make it larger, or choose finer "
-                    "attention_maps."
-                )
-        positions = [
-            torch.tensor(one.positions, dtype=torch.long, device=x.device) for one in drawn
-        ]
-        there = [own and own.to(x.device) for own in cells]
-        return MapPlaces(layers, cell, grid, there, positions)
-
     def _is_short(self, x: torch.Tensor, dtype: torch.dtype) -> bool:
         cells = math.prod(x.shape[-2:])
         config = self.guider.inner_model.model_config.unet_config
+        if family_of(config)[0].sequence is not None:
+            return True  # what the blocks of a transformer keep is many times the picture
         width = config["model_channels"] / CHANNELS * dtype.itemsize / 2
         per_cell, per_pair = BYTES.get(family_of(config)[0].name, BYTES["sd15"])
         needed = x.shape[0] * width * (per_cell * cells + per_pair * cells**2)
@@ -141,8 +106,9 @@ class GuidedRun:
         cells = [known[r] for r in guided]
         for number, latent in enumerate(x):
             places = [best_window(maps[r][0][number], known[r]) for r in guided]
-            pasted = paste_windows(latent, places, cells, self.places.cell)
-            result[number] = with_statistics_of(pasted, latent)
+            planes = latent.flatten(0, -3)  # a picture of a video model has a time axis of one
+            pasted = paste_windows(planes, places, cells, self.places.cell)
+            result[number] = with_statistics_of(pasted, planes).view_as(latent)
         return self._where_allowed(result - x, self.sigmas[0]) + x
 
     # ----------------------------------------------------------------------- in every step
@@ -160,8 +126,9 @@ class GuidedRun:
         gradient, losses, terms, maps, self.scale = found
         fine = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(losses)
         use = fine & torch.tensor(self.rule.active, device=x.device)
-        change = torch.where(use[:, None, None, None], gradient, torch.zeros_like(gradient))
-        change = change * self._step_size(change, sigma, step)[:, None, None, None]
+        each = (-1, *(1 for _ in x.shape[1:]))
+        change = torch.where(use.view(each), gradient, torch.zeros_like(gradient))
+        change = change * self._step_size(change, sigma, step).view(each)
         x -= self._where_allowed(change, sigma[0]).to(x.dtype)
         self._note(step, sigma, losses, fine, terms, maps)
 
@@ -183,7 +150,7 @@ class GuidedRun:
 
     def _step_size(self, gradient: torch.Tensor, sigma: torch.Tensor, step: int) -> torch.Tensor:
         """(batch,): the step of the schedule, or less where it would go too far."""
-        scale = update_scale(sigma)
+        scale = update_scale(self.guider.inner_model.model_sampling, sigma)
         size = torch.full_like(scale, self.sizes[step])
         if self.settings.largest_change > 0:
             unit = gradient.flatten(1).square().mean(1).sqrt() * scale.sqrt()  # of unit variance
@@ -232,18 +199,10 @@ class GuidedRun:
         self.rule.seen(step, seen)
 
 
-def layer_levels(config: Mapping) -> tuple[int, ...]:
-    """How often the picture's feature map has been halved in each layer of a model."""
-    return tuple(layer.level for layer in family_of(config)[1])
-
-
-def map_layers(layers: Sequence[AttentionLayer], levels: Sequence[int], level: int) -> list[int]:
-    """Running numbers of the layers whose maps are looked at: those of the level; where a spatial
-    transformer has many blocks (SDXL), the middle one of each."""
-    own = [layer.index for layer in layers if levels[layer.index] == level]
-    if len(own) <= MOST_LAYERS:
-        return own
-    spatial: dict[str, list[int]] = {}
-    for index in own:
-        spatial.setdefault(layers[index].path.split(BLOCKS)[0], []).append(index)
-    return [blocks[len(blocks) // 2] for blocks in spatial.values()]
+def update_scale(sampling: Any, sigma: torch.Tensor) -> torch.Tensor:
+    """(batch,): what a picture of unit variance has for a variance at this sigma, 1 + sigma^2 or in
+    a rectified flow (1 - sigma)^2 + sigma^2. Step size and gradient both change with its root, so a
+    step `a * d/dx_unit` is `a * scale * d/dx` there. sampling: ComfyUI's, of the model."""
+    one, none = torch.ones_like(sigma), torch.zeros_like(sigma)
+    noise, clean = (sampling.noise_scaling(sigma, *both) for both in ((one, none), (none, one)))
+    return clean.square() + noise.square()

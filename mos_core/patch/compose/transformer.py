@@ -1,4 +1,4 @@
-"""What Composer Attention does not do on diffusion transformers, in words for its user."""
+"""What Composer Attention does otherwise on diffusion transformers, in words for its user."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,11 @@ def transformer_notes(
             f"Injection '{settings.injection}' is for UNets; on {family.title} every layer of a "
             "LoRA acts in its region."
         )
-    if settings.guidance.updates or settings.guidance.reinitialise:
+    if settings.guidance.updates:
         notes.append(
-            "Enhancement, fill, restriction and re-initialisation lead the latent of UNets; on "
-            f"{family.title} they are not used."
+            f"The first {settings.guidance.steps} steps are led: on {family.title} such a step "
+            "runs half of the model once more, and back, in pieces that are computed twice to save "
+            "memory. Without it (guidance_steps 0) a step costs little more than a plain one."
         )
     if settings.placement and JOINT not in family.sequence.attention.values():
         notes.append(

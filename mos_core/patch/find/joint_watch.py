@@ -139,7 +139,7 @@ class JointWatch(TokenMaps):
         row = chunks.index(POSITIVE) * (given["x"].shape[0] // len(chunks))
         length = given["context"].shape[1]
 
-        def watch(kind: str, q: torch.Tensor, k: torch.Tensor) -> None:
+        def watch(kind: str, layer: int, q: torch.Tensor, k: torch.Tensor) -> None:
             count = k.shape[2] - (image.total if kind == JOINT else 0)
             if count >= length or kind == ALONE_IMAGE:
                 text = WatchedText(0, count, places_in(self.positions, length))

@@ -87,6 +87,9 @@ CHECKPOINTED = tuple(dict.fromkeys(name for family in FAMILIES for name in famil
 # Blocks that add to their input in place; recomputation needs it as it was.
 CHANGES_ITS_INPUT = ("CLIPLayer", "DoubleStreamBlock", "SingleStreamBlock")
 STREAMS = ("img", "txt", "x")  # names of such inputs
+# Attribute of a forward pre-hook on such a block that has to run before a recomputation too, which
+# repeats the block's `forward` alone.
+BEFORE_RECOMPUTING = "before_recomputing"
 
 
 @contextmanager
@@ -110,9 +113,17 @@ def recomputed(module: torch.nn.Module) -> Iterator[None]:
         # ComfyUI writes "block" and "block_index" into its option dicts as it goes on: the
         # recomputation needs them as they were.
         kept, named = copy_options(args, kwargs)
+        hooks: list = []  # none the first time: the module's own call has run them
 
         def call() -> Any:
             again, again_named = copy_options(kept, named)
+            for hook in hooks:
+                hook(module, tuple(again))
+            hooks[:] = [
+                hook
+                for hook in module._forward_pre_hooks.values()
+                if getattr(hook, BEFORE_RECOMPUTING, False)
+            ]
             if protect:
                 again[:1] = [x.clone() for x in again[:1]]
                 again_named |= {k: again_named[k].clone() for k in STREAMS if k in again_named}

@@ -7,6 +7,7 @@ once as it is and once with a change of the latent. So samplers of other packs a
 from collections.abc import Sequence
 from typing import Any
 
+import comfy.model_sampling
 import torch
 
 from ...errors import SamplerError
@@ -14,6 +15,7 @@ from ...errors import SamplerError
 CHANNELS, SIDE = 4, 4  # of the tiny latent
 SHRINK = 0.5  # the stand-in for the model removes this share of whatever it sees
 TRIAL = (1.0, 0.0, 10)  # sigmas from 10 to 1, ten of them
+FLOW_TRIAL = (-0.02, -1.0, 10)  # from nearly 1 to 0.1: a rectified flow has no others
 CHURN = 1.5  # samplers that add noise where a step begins go above its sigma, by up to 2**0.5
 
 
@@ -92,7 +94,9 @@ def plan_steps(
 def _effect(function: Any, model_k: Any, extra_args: dict, options: dict) -> float:
     """What is left in the second step of a change of 1 in the first, on a schedule that is fine
     enough for every method."""
-    sigmas = torch.cat([torch.logspace(*TRIAL, base=10.0), torch.zeros(1)])
+    sampling = getattr(model_k.inner_model.inner_model, "model_sampling", None)
+    trial = FLOW_TRIAL if isinstance(sampling, comfy.model_sampling.CONST) else TRIAL
+    sigmas = torch.cat([torch.logspace(*trial, base=10.0), torch.zeros(1)])
     plain = _walk(function, model_k, sigmas, extra_args, options)
     first, second = sorted(plain.step_calls)[:2]
     changed = _walk(function, model_k, sigmas, extra_args, options, first)

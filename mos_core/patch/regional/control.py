@@ -13,7 +13,6 @@ from ...compose.drawn import Conditioning
 from ...errors import RegionError
 from ...regions.region import Regions, shares
 
-
 PATCHES = (1, 2, 4)  # cells of the latent along the side of a transformer's token
 
 

@@ -23,7 +23,7 @@ from .joint_attention import OVERRIDE, GroupedAttention
 from .joint_hooks import CallRows, injected
 from .joint_run import Groups, ImagePlan, JointRun
 from .joint_texts import join_texts, texts_in_place
-from .map_recorder import RECORDER
+from .map_recorder import KEEP, RECORDER
 from .missed import Say
 from .roles import roles_of
 from .wrappers import RegionalWrappers
@@ -76,22 +76,29 @@ class JointRegions(RegionalWrappers):
         texts = join_texts(run.texts, context, halves, x, multiple, shown)
         rows = CallRows(context.shape[0], texts.given[0], texts.padded[0], image)
 
-        placement = run.placed(options)
+        recorder, watch = options.get(RECORDER), None
+        placement = 0.0 if getattr(recorder, "leads", False) else run.placed(options)
 
         def sees(kind: str, queries: int, keys: int) -> Groups:
             check_tokens(kind, texts.padded[0], image, queries, keys)
             return run.groups_of(kind, texts.padded, image, placement > 0, x.device, context.dtype)
 
-        recorder, watch = options.get(RECORDER), None
         if recorder is not None:
             watch = recorder.watching(halves, texts, image)
-        attention = GroupedAttention(sees, placement, options.get(OVERRIDE), watch)
+        attention = GroupedAttention(
+            sees,
+            placement,
+            options.get(OVERRIDE),
+            watch,
+            again=lambda: getattr(recorder, "replaying", False),
+        )
         given["context"] = texts.context
         given["transformer_options"] = {**options, OVERRIDE: attention}
         mask = given["attention_mask"]
         if mask is not None:
             given["attention_mask"] = longer_mask(mask, context.shape[1], texts.context.shape[1])
-        with ExitStack() as stack:
+        with ExitStack() as ours:
+            stack = options.get(KEEP) or ours  # longer where blocks may be computed again
             stack.enter_context(attention.watching(model, run.attending(model)))
             stack.enter_context(texts_in_place(model, self.sequence, texts, image.cells))
             stack.enter_context(injected(model, run, rows))

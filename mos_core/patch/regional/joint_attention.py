@@ -4,6 +4,7 @@ The override is one function for all attentions of a model, so hooks on the modu
 which is running. What another pack has put there is called for each group of tokens.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,18 +17,20 @@ import torch
 from ...compose.tokens import SeenGroup
 from ...errors import RegionError
 from ...families.family import ALONE_WORD
+from ..host.autograd import BEFORE_RECOMPUTING
 from .block import rows_of
 
 OVERRIDE = "optimized_attention_override"  # ComfyUI's key in transformer_options
-Watch = Callable[[str, torch.Tensor, torch.Tensor], None]
+Watch = Callable[[str, int, torch.Tensor, torch.Tensor], None]
 Sees = Callable[[str, int, int], Sequence[tuple[SeenGroup, ...] | None] | None]
 
 
 class GroupedAttention:
     """The override of one call. sees: (kind, queries, keys) -> the groups of each chunk of
     the batch, or None: all see all. placement: what is added for regions' own words. prior: what
-    was there before, or None. watch: is shown each attention, (kind, q, k), q and k as (batch,
-    heads, tokens, width), before it runs."""
+    was there before, or None. watch: is shown each attention, (kind, number among those of its
+    kind, q, k), q and k as (batch, heads, tokens, width), before it runs. again: whether
+    blocks are being computed again, which may end in the middle of one."""
 
     def __init__(
         self,
@@ -35,12 +38,15 @@ class GroupedAttention:
         placement: float = 0.0,
         prior: Callable | None = None,
         watch: Watch | None = None,
+        again: Callable[[], bool] = bool,
     ):
         self.sees = sees
         self.placement = placement
         self.prior = prior
         self.watch = watch
+        self.again = again
         self.running: str | None = None
+        self.number = 0  # of the attention that is running
 
     def __deepcopy__(self, memo: dict) -> "GroupedAttention":
         return self
@@ -60,7 +66,8 @@ class GroupedAttention:
         along = 2 if kwargs.get("skip_reshape") else 1
         groups = None
         if kind is not None and self.watch is not None:
-            self.watch(kind, _by_heads(q, heads, along), _by_heads(k, heads, along))
+            by_heads = (_by_heads(t, heads, along) for t in (q, k))
+            self.watch(kind, self.number, *by_heads)
         if kind is not None and kind != ALONE_WORD:
             groups = self.sees(kind, q.shape[along], k.shape[along])
         if groups is None:
@@ -100,34 +107,37 @@ class GroupedAttention:
             groups = [replace(group, bias=group.biased(self.placement)) for group in groups]
         return attend_groups(attend, q, k, v, heads, mask, groups, along, options)
 
-    def begins(self, kind: str) -> None:
-        """A module that attends begins to run."""
-        if self.running is not None:
+    def begins(self, kind: str, number: int) -> None:
+        """A module that attends begins to run, by its number among those of its kind."""
+        if self.running is not None and not self.again():
             raise RegionError(
                 "another pack has replaced this model's attention by one that does not ask "
                 "ComfyUI's attention override, so regions have no effect in it; take that pack's "
                 "node out, or the regions"
             )
-        self.running = kind
+        self.running, self.number = kind, number
 
     @contextmanager
     def watching(self, model: torch.nn.Module, attending: Mapping[str, str]) -> Iterator[None]:
         """Hooks that say which attention is running, for one call of the model. attending: path of
-        a module -> what attends there."""
+        a module -> what attends there, in running order."""
         handles = []
+        seen: Counter[str] = Counter()
         try:
             for path, kind in attending.items():
                 module = comfy.utils.get_attr(model, path)
-                handles.append(module.register_forward_pre_hook(self._note(kind)))
+                handles.append(module.register_forward_pre_hook(self._note(kind, seen[kind])))
+                seen[kind] += 1
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _note(self, kind: str) -> Callable:
+    def _note(self, kind: str, number: int) -> Callable:
         def hook(module: torch.nn.Module, args: tuple) -> None:
-            self.begins(kind)
+            self.begins(kind, number)
 
+        setattr(hook, BEFORE_RECOMPUTING, True)
         return hook
 
 
