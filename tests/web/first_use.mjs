@@ -4,14 +4,19 @@ import { address, build, open, page, report, seen, shot } from "./page.mjs";
 
 const WORDS = process.env.MOS_SEARCH_WORDS.split(",");
 
+// The search of the editor of ComfyUI 0.3.75, and of newer ones.
+const BOX = ".comfy-vue-node-search-container";
+const FIELD = `${BOX} input, [role=dialog]:has(#results-list) input`;
+const FOUND = `${BOX} [role=option], #results-list [role=option]`;
+
 /** The nodes that the editor's search offers for some words, the first ones. */
 async function search(words) {
   await page.evaluate(() => app.extensionManager.command.execute("Workspace.SearchBox.Toggle"));
-  const field = page.locator(".comfy-vue-node-search-container input").first();
+  const field = page.locator(FIELD).first();
   await field.waitFor();
   await field.fill(words);
   await page.waitForTimeout(700);
-  const found = page.locator(".comfy-vue-node-search-container [role=option]");
+  const found = page.locator(FOUND);
   const names = (await found.allInnerTexts()).slice(0, 8).map((text) => text.split("\n")[0].trim());
   await page.keyboard.press("Escape");
   await page.waitForTimeout(200);

@@ -117,6 +117,11 @@ await report(async () => {
     nodes.filter((node) => node.type === "CLIPTextEncode")[0].connect(0, sample, 1);
   });
   seen.refusedRun = await run();
+  const details = page.getByText("View details"); // newer editors show a message only on demand
+  await details.first().click({ timeout: 2000 }).catch(() => {});
+  // ComfyUI 0.33's (1.49) says only that there was an error, and where
+  const bare = page.getByText("threw an error during execution").first();
+  seen.messageLeftOut = await bare.isVisible();
   await look("refused", "the prompt names <nobody>");
   await page.keyboard.press("Escape");
 
