@@ -8,6 +8,7 @@ import comfy.patcher_extension
 import pytest
 import torch
 
+import nodes
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
@@ -152,8 +153,7 @@ def test_maps_are_those_of_a_plain_recomputation(name, model, resolution, monkey
 
 def coarse(tokens, side, step):
     """(heads, side * side, width) -> means of step * step of them."""
-    blocks = tokens.unflatten(1, (side // step, step, side // step, step))
-    return blocks.mean((2, 4)).flatten(1, 2)
+    return tokens.unflatten(1, (side // step, step, side // step, step)).mean((2, 4)).flatten(1, 2)
 
 
 def text_lengths(name, model):
@@ -226,17 +226,15 @@ def test_led_steps_lower_the_loss_and_leave_the_model_as_it_was(name):
     assert [step.step for step in log.steps] == [0, 1, 2, 3]
     assert not log.notes
     assert torch.equal(draw_dit(patched, name, *prompts(name), steps=4), found)
-    still, _ = led(name, model, step_size=1e-12)
-    still_log = led(name, model, step_size=1e-12)
-    draw_dit(still_log[0], name, *prompts(name), steps=4)
-    assert log.steps[-1].losses[0] < still_log[1].steps[-1].losses[0]
+    still, still_log = led(name, model, step_size=1e-12)
+    draw_dit(still, name, *prompts(name), steps=4)
+    assert log.steps[-1].losses[0] < still_log.steps[-1].losses[0]
     assert torch.equal(draw_dit(model, name, *prompts(name), steps=4), plain)
     assert all(torch.equal(value, before[key]) for key, value in model.model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_noise_is_rearranged_before_the_first_step(name):
-    model = tiny_dit(name)
+def test_noise_is_rearranged_before_the_first_step(name, model):
     unled = draw_dit(with_regions(model, sides(name, model)), name, *prompts(name))
     patched, log = led(name, model, steps=0, reinitialise=True)
     found = draw_dit(patched, name, *prompts(name))
@@ -248,10 +246,7 @@ def test_noise_is_rearranged_before_the_first_step(name):
 @pytest.mark.parametrize("name", ["flux", "cosmos"])
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m", "heun", "res_multistep"])
 def test_samplers_of_flows_are_led(name, sampler):
-    import nodes
-
-    model = tiny_dit(name)
-    patched, log = led(name, model)
+    patched, log = led(name, tiny_dit(name))
     positive, negative = prompts(name)
     latent = {"samples": dit_latent(name, SIZE)}
     (found,) = nodes.common_ksampler(
@@ -262,8 +257,7 @@ def test_samplers_of_flows_are_led(name, sampler):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_two_pictures_in_a_batch_are_led_each_for_itself(name):
-    model = tiny_dit(name)
+def test_two_pictures_in_a_batch_are_led_each_for_itself(name, model):
     one, _ = led(name, model)
     first = draw_dit(one, name, *prompts(name), batch=1)
     both = draw_dit(one, name, *prompts(name), batch=2)
