@@ -17,7 +17,8 @@ def fit_notes(model: Any, clip: Any, concepts: Concepts) -> tuple[str, ...]:
     notes = []
     for entry in concepts:
         concept = entry.concept
-        left = match_names(model, clip, concept).left
+        matched = match_names(model, clip, concept)
+        left = matched.left
         for why in dict.fromkeys(left.values()):
             names = [name for name, reason in left.items() if reason == why]
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -25,6 +26,7 @@ def fit_notes(model: Any, clip: Any, concepts: Concepts) -> tuple[str, ...]:
                 f"'{concept.name}': {len(names)} of {len(concept.deltas)} layers are not used, "
                 f"{', '.join(names[:SHOWN])}{more} ({why}{_likely(concept, names, why)})."
             )
+        notes += _strange_notes(concept, matched.strange)
         if concept.unused:
             count = len(concept.unused)
             notes.append(f"'{concept.name}': {count} tensors of its file mean nothing to the pack.")
@@ -38,6 +40,18 @@ def _likely(concept: Concept, names: list[str], why: str) -> str:
     if all(is_text_name(name) for name in names):
         return "; this CLIP has other text encoders than the LoRA was trained with"
     return "; it was probably trained on another variant of the base model"
+
+
+def _strange_notes(concept: Concept, names: tuple[str, ...]) -> list[str]:
+    """Of a LoRA (not of an ED-LoRA, which is for this pack): what Load LoRA does not understand."""
+    if not names or concept.tables:
+        return []
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [
+        f"'{concept.name}': {len(names)} of {len(concept.deltas)} layers have names that ComfyUI's "
+        f"own Load LoRA does not know, {', '.join(names[:SHOWN])}{more}; they act here, Load LoRA "
+        "leaves them out."
+    ]
 
 
 def _nothing_notes(concept: Concept, model: float, clip: float) -> list[str]:

@@ -27,12 +27,14 @@ OTHER_UNET = "sd"  # a family of many kinds of UNets
 class Matched:
     """Which delta of a concept goes where.
 
-    model, text: name in the file -> target. left: names that lead nowhere -> why.
+    model, text: name in the file -> target. left: names that lead nowhere -> why. strange: those of
+    the found names that ComfyUI's own Load LoRA does not know.
     """
 
     model: Mapping[str, Target]
     text: Mapping[str, Target]
     left: Mapping[str, str]
+    strange: tuple[str, ...] = ()
 
 
 def bind(model: Any, clip: Any, entry: WeightedConcept) -> Bound:
@@ -86,7 +88,9 @@ def match_names(model: Any, clip: Any, concept: Concept) -> Matched:
             _note_bias(patcher, name, found, concept, left)
     _check_found(concept, left, on_model, False)
     _check_found(concept, left, on_text, True)
-    return Matched(on_model, on_text, left)
+    sides = ((of_model, on_model), (of_clip, on_text))
+    strange = (n for names, chosen in sides if names for n in chosen if not names.knows(n))
+    return Matched(on_model, on_text, left, tuple(strange))
 
 
 def _check_found(

@@ -62,6 +62,10 @@ class ModelNames:
             host = self.plain.get(plain_name(name))
         return None if host is None else target_of(host)
 
+    def knows(self, name: str) -> bool:
+        """Whether ComfyUI's own Load LoRA finds the module of that name."""
+        return name in self.key_map
+
     def wins(self, name: str, other: str) -> bool:
         """Whether, of two names of one layer in a file, ComfyUI uses this one: the later in its key
         map; a name that it does not know it does not use."""
