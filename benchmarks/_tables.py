@@ -29,7 +29,8 @@ REGION_ROWS = {  # method of regions_identity -> what the page calls it
 FLUX_ROWS = {
     "stack": REGION_ROWS["stack"],
     "hooks": REGION_ROWS["hooks"],
-    "composer": REGION_ROWS["composer"],
+    "composer": REGION_ROWS["composer"] + ", not led",
+    "led": "... led: guidance and re-initialisation",
     "composer-placement": "... with placement",
     "composer-no-isolation": "... without isolation",
     "composer-no-texts": "... without prompts of the regions: the one prompt names everybody",

@@ -76,6 +76,9 @@ def arguments():
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--sampler", default="dpmpp_2m")
     parser.add_argument("--scheduler", default="karras")
+    parser.add_argument(
+        "--unled", action="store_true", help="every composer without guidance, re-initialisation"
+    )
     parser.add_argument("--step-size", type=float, help="of the guidance; default: published")
     parser.add_argument("--largest-change", type=float, help="of a step; default: as the node")
     parser.add_argument("--maps", default="auto", help="resolution of the guidance")
@@ -191,9 +194,9 @@ def settings_of(method: str, args) -> ComposerSettings:
         chosen["step_size"] = args.step_size
     if args.largest_change is not None:
         chosen["largest_change"] = args.largest_change
-    if off in ("reinit", "guidance"):
+    if off in ("reinit", "guidance") or args.unled:
         chosen["reinitialise"] = False
-    if off == "guidance":
+    if off == "guidance" or args.unled:
         chosen["steps"] = 0
     injection = method.removeprefix("composer-")
     return ComposerSettings(

@@ -33,10 +33,11 @@ UNITS = {
         for method in REGION_ROWS
     },
     **{
-        f"flux {method}": "regions_identity --checkpoint demo/models/miniature_flux.safetensors "
-        f"--files flux_{{}}.safetensors --methods {method} --sets 6 --seeds 2 --first-seed 20 "
-        "--sampler euler --scheduler simple"
-        for method in FLUX_ROWS
+        f"flux {row}": "regions_identity --checkpoint demo/models/miniature_flux.safetensors "
+        f"--files flux_{{}}.safetensors --methods {'composer' if row == 'led' else row} --sets 4 "
+        "--seeds 2 --first-seed 20 --sampler euler --scheduler simple"
+        + ("" if row == "led" else " --unled")
+        for row in FLUX_ROWS
     },
     **{
         f"sdxl {row}": "regions_identity --checkpoint demo/models/miniature_sdxl.safetensors "

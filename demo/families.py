@@ -132,12 +132,17 @@ class Flux:
 
     def loss(self, model, text, latents, ids, args) -> torch.Tensor:
         """Velocity on the straight line from picture to noise; times oftenest in its middle (Esser
-        et al. 2024), nearer to the noise with `args.layout` above 1: places are decided there."""
+        et al. 2024), nearer to the noise with `args.layout` above 1: places are decided there.
+
+        But for a share `args.own_pooled`, CLIP's pooled text is another picture's: a small model
+        reads who stands where from it alone else, and its T5 says nothing."""
         b, device = len(latents), latents.device
         t = (torch.randn(b, device=device) + math.log(args.layout)).sigmoid()
         t = torch.where(torch.rand(b, device=device) < 0.1, torch.rand(b, device=device), t)
         noise, s = torch.randn_like(latents), t.view(-1, 1, 1, 1)
         context, pooled = text(ids)
+        own = torch.rand(b, 1, device=device) < args.own_pooled
+        pooled = torch.where(own, pooled, pooled.roll(1, 0))
         bf16 = not args.fp32
         options = {OVERRIDE: plain_attention} if bf16 and device.type == "cpu" else {}
         noisy = (1 - s) * latents + s * noise

@@ -117,6 +117,9 @@ def main() -> None:
     parser.add_argument(
         "--short-text", type=float, default=0.7, help="share of the time with 32 tokens"
     )
+    parser.add_argument(
+        "--own-pooled", type=float, default=0.1, help="Flux: share that has its own pooled text"
+    )
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument(
         "--muon", action="store_true", help="Muon for the kernels (muon.py) in place of AdamW"

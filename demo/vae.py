@@ -39,11 +39,11 @@ def read_tensors(path: str) -> dict[str, torch.Tensor]:
 
 def read_vae(path: str) -> torch.nn.Module:
     """The VAE of a miniature checkpoint or of a file of its own, in fp32."""
-    prefix = "first_stage_model."
     tensors = read_tensors(path)
-    if any(key.startswith(prefix) for key in tensors):
-        tensors = {k: v for k, v in tensors.items() if k.startswith(prefix)}
-    tensors = {k.removeprefix(prefix): v.float() for k, v in tensors.items()}
+    for prefix in ("first_stage_model.", "vae."):  # of checkpoints
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        tensors = own or tensors
+    tensors = {k: v.float() for k, v in tensors.items()}
     vae = new_vae(tensors["taesd_decoder.1.weight"].shape[1])
     vae.load_state_dict(tensors)
     return vae

@@ -33,7 +33,7 @@ TINY["sdxl"] = (
 
 
 class Args:
-    fp32, times, layout = True, 1.0, 1.0
+    fp32, times, layout, own_pooled = True, 1.0, 1.0, 0.5
 
 
 @pytest.fixture(params=TINY)
@@ -118,3 +118,22 @@ def test_weights_that_were_written_are_read_again(world, tmp_path):
     for mine, read in ((model, other), (text, other_text)):
         for key, tensor in mine.state_dict().items():
             torch.testing.assert_close(read.state_dict()[key], tensor, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("world", ["flux"], indirect=True)
+def test_a_transformer_is_mostly_given_another_pictures_pooled_text(world):
+    """Else a small one reads captions from it alone, and regions' prompts say nothing to it."""
+    family, seen = world[0], []
+
+    def model(noisy, t, context, pooled, transformer_options):
+        seen.append(pooled[:, 0].tolist())
+        return torch.zeros_like(noisy)
+
+    def text(ids):
+        return ids[..., None].float(), ids[:, :1].float()
+
+    ids = torch.arange(6.0)[:, None].expand(-1, 4)
+    for share, expected in ((1.0, [0, 1, 2, 3, 4, 5]), (0.0, [5, 0, 1, 2, 3, 4])):
+        args = type("", (Args,), {"own_pooled": share})
+        family.loss(model, text, torch.zeros(6, 16, 4, 4), ids, args)
+        assert seen.pop() == expected
