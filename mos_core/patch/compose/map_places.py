@@ -53,23 +53,17 @@ def choose_maps(
 ) -> MapPlaces:
     """base: ComfyUI's BaseModel. x: (batch, channels, ..., h, w), a latent on its device. say:
     hears what becomes of a choice or a region that the maps do not have."""
-    config = base.model_config.unet_config
-    family, _ = family_of(config)
-    choose = _on_tokens if family.sequence is not None else _on_feature_maps
-    return choose(base, family, config, x, drawn, isolation, settings, say)
+    family, _ = family_of(base.model_config.unet_config)
+    if family.sequence is None:
+        return _on_feature_maps(base, x, drawn, settings, say)
+    return _on_tokens(base, family, x, drawn, isolation, settings, say)
 
 
 def _on_feature_maps(
-    base: Any,
-    family: Family,
-    config: Mapping,
-    x: torch.Tensor,
-    drawn: Sequence[Drawn],
-    isolation: str,
-    settings: GuidanceSettings,
-    say: Say,
+    base: Any, x: torch.Tensor, drawn: Sequence[Drawn], settings: GuidanceSettings, say: Say
 ) -> MapPlaces:
     """Of a UNet."""
+    config = base.model_config.unet_config
     regions = [one.region for one in drawn]
     grids = grids_of(x.shape[-2], x.shape[-1], len(config["num_res_blocks"]))
     level = _wanted_level(regions, grids, settings, say)
@@ -91,7 +85,6 @@ def _on_feature_maps(
 def _on_tokens(
     base: Any,
     family: Family,
-    config: Mapping,
     x: torch.Tensor,
     drawn: Sequence[Drawn],
     isolation: str,
