@@ -33,8 +33,11 @@ app.registerExtension({
   setup: () => {
     addColors(app.canvas?.default_connection_color_byType); // sockets of the classic renderer
     addColors(app.canvas?.constructor?.link_type_colors);
-    for (const [type, color] of Object.entries(COLORS)) {
-      document.documentElement.style.setProperty(`--color-datatype-${type}`, color);
-    }
+    // The new renderer's. In a sheet of their own: what a palette names, and what newer editors take
+    // away for types that it does not name, is the root's own style, which comes before any sheet.
+    const sheet = document.head.appendChild(document.createElement("style"));
+    sheet.textContent = `:root { ${Object.entries(COLORS)
+      .map(([type, color]) => `--color-datatype-${type}: ${color};`)
+      .join(" ")} }`;
   },
 });
