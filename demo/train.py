@@ -35,12 +35,13 @@ class Cache:
 
     def __init__(self, path: str, device: str, short: tuple[int, ...]):
         tensors, self.short = load_file(path), short
-        self.empty = tensors.pop("empty").long().to(device)
-        self.alone = tensors["square.alone"].long().to(device)
+        self.empty, self.device = tensors.pop("empty").long().to(device), device
+        self.alone = tensors["square.alone"].long()
         self.shapes = {
             name: (tensors[f"{name}.latents"].to(device), tensors[f"{name}.ids"].to(device))
             for name in ("square", "wide")
         }
+        self.lengths = {name: self._lengths(tensors[f"{name}.ids"]) for name in self.shapes}
         self.ids = torch.cat(
             [
                 self.empty[None],
@@ -49,25 +50,33 @@ class Cache:
             ]
         ).unique(dim=0)
 
+    def _lengths(self, ids: torch.Tensor) -> torch.Tensor:
+        """(n, tokens) -> (n,): the first of `short` that leaves out nothing but padding"""
+        lengths = torch.full((len(ids),), ids.shape[1])
+        for n in sorted(self.short, reverse=True):
+            lengths[ids[:, n - 1] == ids[:, -1]] = n
+        return lengths
+
     def crops(self, size: int, drop: float):
         """Batch of 8 x 8 windows around characters that stand alone: a fifth of the work."""
-        latents, ids = self.shapes["square"]
-        chosen = self.alone[torch.randint(len(self.alone), (size,), device=latents.device)]
+        chosen = self.alone[torch.randint(len(self.alone), (size,))]
         x, y = int(torch.randint(3, 6, ())), int(torch.randint(4, 6, ()))
-        return latents[chosen, :, y : y + 8, x : x + 8].float(), self._text(ids[chosen], drop, True)
+        latents, ids = self._chosen("square", chosen, drop, True)
+        return latents[:, :, y : y + 8, x : x + 8], ids
 
     def batch(self, name: str, size: int, drop: float, short: bool):
         """-> latents (b, c, h, w) float, ids (b, n); `short`: without most of the padding"""
-        latents, ids = self.shapes[name]
-        chosen = torch.randint(len(latents), (size,), device=latents.device)
-        return latents[chosen].float(), self._text(ids[chosen], drop, short)
+        chosen = torch.randint(len(self.lengths[name]), (size,))
+        return self._chosen(name, chosen, drop, short)
 
-    def _text(self, ids: torch.Tensor, drop: float, short: bool) -> torch.Tensor:
-        """(b, tokens) -> (b, n): a share `drop` the empty text; `short`: n as small as it goes"""
-        captions = ids.long()
-        captions[torch.rand(len(ids), device=ids.device) < drop] = self.empty
-        ended = (n for n in self.short if bool((captions[:, n - 1] == captions[:, -1]).all()))
-        return captions[:, : next(ended, None)] if short else captions
+    def _chosen(self, name: str, chosen: torch.Tensor, drop: float, short: bool):
+        """Those of a batch, a share `drop` with the empty text. Nothing waits for a GPU here."""
+        latents, ids = self.shapes[name]
+        rows = chosen.to(self.device)
+        dropped = (torch.rand(len(chosen), 1) < drop).to(self.device)
+        captions = torch.where(dropped, self.empty, ids[rows].long())
+        n = int(self.lengths[name][chosen].max()) if short else None
+        return latents[rows].float(), captions[:, :n]
 
 
 def main() -> None:
@@ -136,6 +145,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     family = FAMILIES[args.family]
     cache, config = Cache(args.cache, device, family.short), family.sizes[args.size]
     model, text = (network.to(device) for network in family.networks(config, cache.ids))
@@ -228,7 +238,8 @@ def run(args, worker, model, text, cache, optimizers, counts, averaged, save) ->
     logs and saves."""
     torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
     trained = [*model.parameters(), *text.parameters()]
-    family, recent, own = FAMILIES[args.family], 0.0, 0
+    family, own = FAMILIES[args.family], 0
+    recent = torch.zeros((), device=cache.device)  # read seldom: whoever reads, waits for the GPU
     clock, next_sheet, logged = (
         time.time(),
         counts[2].item() + min(4.0, args.sheet_minutes),
@@ -248,7 +259,7 @@ def run(args, worker, model, text, cache, optimizers, counts, averaged, save) ->
             optimizer.step()
         counts[0] += 1
         counts[1] += len(latents)
-        own, recent = own + 1, recent + loss.item()
+        own, recent = own + 1, recent + loss.detach()
         if worker:
             continue
         torch._foreach_lerp_(
@@ -263,10 +274,11 @@ def run(args, worker, model, text, cache, optimizers, counts, averaged, save) ->
                 counts[0],
                 counts[1],
                 (counts[1].item() - logged[1]) / (time.time() - logged[0]),
-                recent / 100,
+                recent.item() / 100,
                 rate,
             )
-            recent, logged = 0.0, (time.time(), counts[1].item())
+            recent.zero_()
+            logged = (time.time(), counts[1].item())
         if minutes >= next_sheet:
             save()
             next_sheet, clock = counts[2].item() + args.sheet_minutes, time.time()
