@@ -18,14 +18,23 @@ SD15_UNET = {
 }
 
 
+BLOCK = 4_194_301  # a prime: no row of a weight comes again
+
+
 def fill_randomly(module: torch.nn.Module, seed: int) -> None:
-    """Small normal weights: big enough to work with, small enough to stay finite."""
-    generator = torch.Generator().manual_seed(seed)
+    """Small normal weights: big enough to work with, small enough to stay finite. One block of
+    random numbers again and again: billions of new ones take a minute."""
+    block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed))
+    at = 0
     for name, weight in module.named_parameters():
         norm = name.endswith("weight") and weight.ndim == 1
         fan = max(weight[0].numel(), 1) if weight.ndim > 1 else 1
-        values = torch.randn(weight.shape, generator=generator) * (0 if norm else 0.5 * fan**-0.5)
-        weight.data.copy_(values + (1 if norm else 0))
+        values, done = weight.data.view(-1), 0
+        while done < len(values):
+            part = block[at : at + len(values) - done]
+            values[done : done + len(part)].copy_(part)
+            done, at = done + len(part), (at + len(part)) % BLOCK
+        weight.data.mul_(0 if norm else 0.5 * fan**-0.5).add_(1 if norm else 0)
 
 
 def random_sd15(channels: int = 320, text_width: int = 768, dtype=torch.float32):

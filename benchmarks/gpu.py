@@ -11,6 +11,7 @@ under "left_out". `--tiny` runs all of it on narrow models, to try the command i
 """
 
 import argparse
+import functools
 import gc
 import itertools
 import json
@@ -77,14 +78,15 @@ class Size:
         self.channels = 32 if tiny else 320
         self.dtype = torch.float32 if device().type == "cpu" else HALF
         self.layers = 3 if tiny else None
+        self.sd15, self.sdxl = (functools.cache(made) for made in (self._sd15, self._sdxl))
 
     def __call__(self, full: int, tiny: int) -> int:
         return tiny if self.tiny else full
 
-    def sd15(self) -> tuple:
+    def _sd15(self) -> tuple:
         return random_sd15(self.channels, dtype=self.dtype), random_clip(self.dtype)
 
-    def sdxl(self) -> tuple:
+    def _sdxl(self) -> tuple:
         clip = random_sdxl_clip(self.layers, self.dtype)
         return random_sdxl(self.channels, self.dtype), clip
 
@@ -269,6 +271,7 @@ def main() -> None:
             print(f"{name} ...", file=sys.stderr)
             try:
                 result[name] = SECTIONS[name](size)
+                print(json.dumps({name: result[name]}), file=sys.stderr)  # should it be stopped
             except Exception as error:  # the other sections' figures are not to be lost
                 traceback.print_exc()
                 result[name] = {"error": f"{type(error).__name__}: {error}"}

@@ -19,6 +19,7 @@ import logging
 import os
 import time
 
+import graphs
 import torch
 from families import FAMILIES
 from muon import optimizers_for
@@ -134,6 +135,9 @@ def main() -> None:
         "--muon", action="store_true", help="Muon for the kernels (muon.py) in place of AdamW"
     )
     parser.add_argument("--fp32", action="store_true")
+    parser.add_argument(
+        "--graphs", action="store_true", help="on a GPU: the network as CUDA graphs"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes, on a CPU")
     parser.add_argument(
         "--threads", type=int, default=0, help="of each worker; 1 with more than one worker"
@@ -217,9 +221,10 @@ def main() -> None:
         torch.multiprocessing.get_context("fork").Process(
             target=run,
             daemon=True,
-            args=(args, worker, model, text, cache, optimizers, counts, averaged, None),
+            args=(args, worker, model, trained, text, cache, optimizers, counts, averaged, None),
         ).start()
-    run(args, 0, model, text, cache, optimizers, counts, averaged, save)
+    network = graphs.Graphed(model, not args.fp32) if args.graphs else model
+    run(args, 0, network, trained, text, cache, optimizers, counts, averaged, save)
 
 
 def next_batch(cache: Cache, args, minutes: float):
@@ -233,11 +238,10 @@ def next_batch(cache: Cache, args, minutes: float):
     return cache.batch("wide" if wide else "square", size, args.drop, short)
 
 
-def run(args, worker, model, text, cache, optimizers, counts, averaged, save) -> None:
+def run(args, worker, model, trained, text, cache, optimizers, counts, averaged, save) -> None:
     """One worker's training loop. `counts` (shared): steps, pictures, minutes. Worker 0 averages,
     logs and saves."""
     torch.manual_seed(args.seed + 7919 * worker + int(counts[0]))
-    trained = [*model.parameters(), *text.parameters()]
     family, own = FAMILIES[args.family], 0
     recent = torch.zeros((), device=cache.device)  # read seldom: whoever reads, waits for the GPU
     clock, next_sheet, logged = (

@@ -77,6 +77,7 @@ def test_a_transformer_draws_regions_as_on_the_cpu(name, dtype):
 
 def sdxl_on(device: torch.device, dtype: torch.dtype):
     clip = tiny_sdxl_clip(dtype)
+    free_everything()  # a CLIP made for the CPU is loaded there at once, and would stay
     clip.patcher.load_device = device
     return moved(tiny_sdxl(dtype), device), clip
 

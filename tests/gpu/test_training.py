@@ -27,9 +27,12 @@ def pictures():
     return TrainingSet(images, [], ["photo of a <TOK>, red, big"])
 
 
-def train(device: torch.device, dtype: str, pictures, on_step=lambda progress, session: None):
+def train(
+    device: torch.device, dtype: str, pictures, on_step=lambda progress, session: None, text=None
+):
+    """text: the device of the text encoder, if it is another one."""
     weights = torch.float32 if dtype == "fp32" or device == CPU else torch.float16
-    model, clip = models_on(device, weights)
+    model, clip = models_on(device, weights, text)
     wanted = Wanted("concept", "<x1> <x2>", "<rand-0.5> man")
     settings = replace(SETTINGS, dtype=dtype)
     return train_concept(model, clip, random_taesd(), pictures, wanted, settings, on_step)
@@ -53,6 +56,13 @@ def test_a_training_loses_what_it_loses_on_the_cpu(dtype, device, pictures, expe
     assert progress.losses == pytest.approx(expected, rel=NEAR[dtype])
     assert all(torch.isfinite(pair.up).all() for pair in concept.deltas.values())
     assert any(pair.up.abs().max() > 0 for pair in concept.deltas.values())
+
+
+@pytest.mark.gpu
+def test_a_text_encoder_that_stays_on_the_cpu_is_trained_there(pictures, expected):
+    concept, progress = train(torch.device("cuda"), "fp32", pictures, text=CPU)
+    assert progress.losses == pytest.approx(expected, rel=NEAR["fp32"])
+    assert any(site.path.startswith("clip_l") for site in concept.deltas)
 
 
 @pytest.mark.gpu

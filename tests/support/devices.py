@@ -7,11 +7,13 @@ import torch
 from .tiny_models import CPU, golden_clip, golden_unet
 
 
-def models_on(device: torch.device, dtype: torch.dtype):
-    """(MODEL, CLIP), loaded from the golden data: weights in `dtype`, run on `device`."""
+def models_on(device: torch.device, dtype: torch.dtype, text_device: torch.device | None = None):
+    """(MODEL, CLIP), loaded from the golden data: weights in `dtype`, run on `device`, the text
+    encoder on `text_device` if that is another one."""
     unet, clip = golden_unet(dtype=dtype), golden_clip(dtype=dtype)
     model = comfy.model_patcher.ModelPatcher(unet.model, load_device=device, offload_device=CPU)
-    clip.patcher.load_device = device
+    free_everything()  # a CLIP made for the CPU is loaded there at once, and would stay
+    clip.patcher.load_device = text_device or device
     return model, clip
 
 

@@ -47,7 +47,7 @@ def branch(pair: LowRank, part: tuple[int, int] | None = None) -> Callable:
 
     def add(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         x = args[0]
-        down, up = pair.down.to(x.dtype), pair.up.to(output.dtype)
+        down, up = pair.down.to(x), pair.up.to(output)  # a text encoder may stay on the CPU
         if pair.down.ndim == 4:
             return output + F.conv2d(F.conv2d(x, down).to(up), up)
         rows = F.linear(x, down).to(up)
@@ -63,7 +63,7 @@ def weight_branch(delta: torch.Tensor, part: tuple[int, int] | None = None) -> C
     """part: as for branch."""
 
     def add(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        x, matrix = args[0], delta.to(args[0].dtype)
+        x, matrix = args[0], delta.to(args[0])
         if hasattr(module, "kernel_size"):
             how = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
             return output + F.conv2d(x, matrix.unflatten(1, (-1, *module.kernel_size)), **how)
