@@ -281,6 +281,8 @@ def run(args, worker, model, trained, text, cache, optimizers, counts, averaged,
                 recent.item() / 100,
                 rate,
             )
+            if not recent.isfinite():
+                raise SystemExit("the loss is no number any more")
             recent.zero_()
             logged = (time.time(), counts[1].item())
         if minutes >= next_sheet:
