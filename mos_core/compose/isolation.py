@@ -25,10 +25,20 @@ Signature = frozenset[int]  # the regions that a token belongs to
 
 @dataclass(frozen=True, eq=False)
 class IsolatedGroup:
-    """Queries that see the same keys. queries: (n,) long; keys: (m,) long, or None: all of them."""
+    """Sets of queries, each with the keys that it sees; equally many of both, so that all run as
+    one batch. queries: (members * n,) long; keys: (members * m,) long, or None: every query sees
+    all of them; member by member."""
 
     queries: torch.Tensor
     keys: torch.Tensor | None
+    members: int = 1
+
+    def sets(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Each member's queries (n,) and keys (m,)."""
+        if self.keys is None:
+            return [(self.queries, None)]
+        pairs = (tokens.chunk(self.members) for tokens in (self.queries, self.keys))
+        return list(zip(*pairs, strict=True))
 
 
 def cell_members(regions: Sequence[Region], rows: int, columns: int) -> torch.Tensor:
@@ -70,13 +80,19 @@ def isolate(member: torch.Tensor, mode: str, device="cpu") -> tuple[IsolatedGrou
     """
     assert mode in ("on", "reference")
     found = signatures(member)
-    groups = []
+    alike: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for query in sorted(found, key=lambda s: (len(s), sorted(s))):
         seen = [tokens for key, tokens in found.items() if sees(query, key, mode)]
         # Nothing to see (a cell of two regions that cover everything, reference): itself.
         keys = torch.cat(seen or [found[query]]).sort().values
-        whole = len(keys) == member.shape[1]
-        groups.append(IsolatedGroup(found[query].to(device), None if whole else keys.to(device)))
+        alike.setdefault((len(found[query]), len(keys)), []).append((found[query], keys))
+    groups = []
+    for (_, count), sets in alike.items():
+        queries, keys = (torch.cat(tokens) for tokens in zip(*sets, strict=True))
+        if count == member.shape[1]:  # they see everything
+            groups.append(IsolatedGroup(queries.to(device), None))
+        else:
+            groups.append(IsolatedGroup(queries.to(device), keys.to(device), len(sets)))
     return tuple(groups)
 
 
@@ -84,8 +100,10 @@ def isolation_bias(groups: Sequence[IsolatedGroup], tokens: int, device="cpu") -
     """(tokens, tokens) float32, [query, key]: 0 where it may look, BARRED elsewhere."""
     bias = torch.zeros(tokens, tokens, device=device)
     for group in groups:
-        if group.keys is not None:
+        for queries, keys in group.sets():
+            if keys is None:
+                continue
             row = torch.full((tokens,), BARRED, device=device)
-            row = row.index_fill(0, group.keys, 0.0)
-            bias = bias.index_copy(0, group.queries, row.expand(len(group.queries), tokens))
+            row = row.index_fill(0, keys, 0.0)
+            bias = bias.index_copy(0, queries, row.expand(len(queries), tokens))
     return bias

@@ -31,9 +31,9 @@ def test_gathered_groups_are_attention_with_a_mask(mode, regions):
     bias = isolation_bias(groups, ROWS * COLUMNS)
     expected = attend(q, k, v, attn_mask=bias)
     found = torch.full_like(q, torch.nan)
-    for group in groups:
-        keys = slice(None) if group.keys is None else group.keys
-        found[:, group.queries] = attend(q[:, group.queries], k[:, keys], v[:, keys])
+    for queries, seen in (one for group in groups for one in group.sets()):
+        keys = slice(None) if seen is None else seen
+        found[:, queries] = attend(q[:, queries], k[:, keys], v[:, keys])
     torch.testing.assert_close(found, expected)
 
 
@@ -68,7 +68,7 @@ def test_words_of_a_regions_text_are_members_of_it_where_they_run_beside_cells()
     """Joint attention: a global word, a word of each region, then a cell of each and background."""
     member = torch.tensor([[0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0]], dtype=torch.bool)
     groups = isolate(member, "on")
-    seen = {q: g.keys for g in groups for q in g.queries.tolist()}
+    seen = {q: keys for group in groups for own, keys in group.sets() for q in own.tolist()}
     assert seen[0] is None
     assert seen[5] is None
     assert seen[1].tolist() == seen[3].tolist() == [0, 1, 3, 5]

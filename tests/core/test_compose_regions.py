@@ -132,10 +132,11 @@ def test_stacked_deltas_are_each_regions_own(deltas):
     assert stack_deltas([None, None], "cpu", torch.float32) is None
 
 
+@pytest.mark.parametrize("enough", [1.0, 0.0], ids=["gathered", "everywhere"])
 @pytest.mark.parametrize("kind", ["one bundle", "two bundles", "whole"])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_injected_deltas_are_the_sum_by_shares_and_exactly_nothing_elsewhere(
-    kind, in_place, regions
+    kind, in_place, enough, regions
 ):
     first = {
         "one bundle": pair(4),
@@ -151,8 +152,9 @@ def test_injected_deltas_are_the_sum_by_shares_and_exactly_nothing_elsewhere(
     assert len(bundles) == (len(deltas) if kind != "one bundle" else 1)
     found = output.clone()
     for bundle in bundles:
-        gates = make_gates(bundle.concepts, bundle.ranks, part, "cpu", torch.float32)
+        gates = make_gates(bundle.concepts, bundle.ranks, part, "cpu", torch.float32, enough)
         if gates is not None:
+            assert enough or gates.tokens is None
             found = inject(found, x, bundle, gates, in_place)
     expected = output.clone()
     for number, one in enumerate(deltas):

@@ -1,16 +1,14 @@
 """One UNet call with regions: the attention patches of every layer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from ...compose.attention import (
     Group,
-    common_length,
     gather,
     mix_regions,
-    repeat_tokens,
     scatter,
 )
 from ...compose.injection import DeltaStack
@@ -18,15 +16,13 @@ from ...errors import RegionError
 from ...families import AttentionLayer
 from ..text.layerwise_model import with_first_patch
 from .block import TEXT, TOKENS, attend, grid_of, keep_text, note_tokens, rows_of
+from .keys_values import KeysValues, Tensors
 from .missed import ISOLATION, PROMPTS
 from .roles import POSITIVE, roles_of
 from .run import RegionalRun, Texts, attention_path
 from .self_attention import isolated_attention, record_self
 
 OUTPUTS = "mix_of_show_outputs"  # in extra_options: the regions' own attention, for their to_out
-MOST_REPEATS = 16  # of the longest text: texts of unlike lengths are repeated to a common one
-Tensors = tuple[torch.Tensor, ...]
-Lengths = Mapping[int, int] | Sequence[int]  # region -> tokens
 
 
 class RegionalPass:
@@ -46,11 +42,10 @@ class RegionalPass:
         recorder: Any,
         placement: float = 0.0,
     ):
-        self.places, self.deltas, self.texts = run.places, run.deltas, texts
+        self.places, self.deltas = run.places, run.deltas
+        self.keys = KeysValues(texts, run.deltas, unet, placement)
         self.missed = run.missed
-        self.unet = unet
         self.recorder = recorder
-        self.placement = placement
         self.numbers = range(len(run.places.regions))
         self.layers = {layer.key: layer for layer in layers}
 
@@ -88,7 +83,7 @@ class RegionalPass:
             roles = roles_of(extra_options)
             if recorded:
                 self.record_cross(layer, roles, x, q, k, text[0], added, extra_options)
-            lengths = tuple(self.length(n, roles, k.shape[1], added) for n in self.numbers)
+            lengths = tuple(self.keys.length(n, roles, k.shape[1], added) for n in self.numbers)
             placement = self.places.placement(grid, lengths, q.device, q.dtype)
             needed = prior is not None or not placement.everything
             base = attend(q, k, v, extra_options, prior) if needed else None
@@ -96,10 +91,12 @@ class RegionalPass:
                 return base
             outputs = []
             for group in placement.groups:
-                own = self.keys_values(group.members, layer, roles, (k, v), text, lengths, added)
+                own = self.keys.keys_values(
+                    group.members, layer, roles, (k, v), text, lengths, added
+                )
                 delta = self.delta(group.members, layer, "to_q", q)
                 if prior is None:
-                    bias = self.placing(group.members, roles, q, lengths, added)
+                    bias = self.keys.placing(group.members, roles, q, lengths, added)
                     out = self.attend_group(group, x, q, own, delta, extra_options, bias)
                 else:
                     out = self.attend_group_by_prior(group, x, q, own, delta, extra_options, prior)
@@ -133,26 +130,6 @@ class RegionalPass:
         keys, values = own
         out = attend(own_q.flatten(0, 1), keys, values, extra_options, bias=bias)
         return out.unflatten(0, own_q.shape[:2])
-
-    def placing(
-        self,
-        members: Sequence[int],
-        roles: Sequence[int],
-        like: torch.Tensor,
-        lengths: Lengths,
-        added: int,
-    ) -> torch.Tensor | None:
-        """(members * batch, 1, tokens): what is added for the members' own words, in the order of
-        keys_values; None: nothing."""
-        if not self.placement or not any(self.texts.words[member] for member in members):
-            return None
-        count = like.shape[0] // len(roles)
-        rows = [
-            self.texts.placed(m, role, lengths[m], added, like.device, like.dtype).expand(count, -1)
-            for m in members
-            for role in roles
-        ]
-        return self.placement * torch.cat(rows)[:, None]
 
     def attend_group_by_prior(
         self,
@@ -191,52 +168,6 @@ class RegionalPass:
         path = attention_path(layer)
         return self.deltas.in_cross(tuple(members), path, part, like.device, like.dtype)
 
-    def length(self, region: int, roles: Sequence[int], global_length: int, added: int) -> int:
-        """Text tokens of a region that serve all roles of this batch. added: tokens that another
-        pack has put behind the global text."""
-        own = (self.texts.length(region, role) for role in set(roles))
-        lengths = [n + added if n else global_length for n in own]
-        length = common_length(lengths)
-        if length > MOST_REPEATS * max(lengths):
-            raise RegionError(
-                f"a region's prompts and the picture's have {' and '.join(map(str, lengths))} "
-                "tokens, which cannot be drawn as one batch; encode the picture's prompts with the "
-                "stock text encode node and the same CLIP as the regions'"
-            )
-        return length
-
-    def keys_values(
-        self,
-        members: Sequence[int],
-        layer: AttentionLayer,
-        roles: Sequence[int],
-        global_kv: Sequence[torch.Tensor],
-        global_text: Sequence[torch.Tensor],
-        lengths: Lengths,
-        added: int,
-    ) -> Tensors:
-        """k and v (members * batch, tokens, inner): each member's text for each chunk's role, and
-        behind it what another pack has added. lengths: region -> tokens."""
-        batch = global_kv[0].shape[0]
-        rows: tuple[list, list] = ([], [])
-        for region in members:
-            for chunk, role in enumerate(roles):
-                at = rows_of(chunk, roles, batch)
-                own = self.texts.keys_values(
-                    region, role, layer, self.unet, global_kv[0].device, global_kv[0].dtype
-                )
-                parts = zip(("to_k", "to_v"), rows, global_kv, global_text, strict=True)
-                for n, (part, row, kv, text) in enumerate(parts):
-                    count = batch // len(roles)
-                    if own is None:  # the global text, through the region's concept
-                        tensor = kv[at] + self.texts.delta(region, layer, part, text[at])
-                    else:
-                        tensor = own[n].expand(count, -1, -1)
-                        if added:
-                            tensor = torch.cat([tensor, kv[at][:, -added:]], 1)
-                    row.append(repeat_tokens(tensor, lengths[region]).expand(count, -1, -1))
-        return tuple(torch.cat(row) for row in rows)
-
     def finish(self, n: torch.Tensor, extra_options: dict) -> torch.Tensor:
         """attn2_output_patch, the first one: the regions' own to_out, and the end of the layer."""
         name, number = extra_options["block"]
@@ -265,9 +196,9 @@ class RegionalPass:
                 delta = self.delta((region,), layer, "to_q", q)
                 if delta is not None:
                     own_q = own_q + delta.on(x[at][None])[0]
-                lengths = {region: self.length(region, [role], k.shape[1], added)}
-                own_k, _ = self.keys_values(
-                    (region,), layer, [role], (k[at], k[at]), (text[at], text[at]), lengths, added
+                lengths = {region: self.keys.length(region, [role], k.shape[1], added)}
+                (own_k,) = self.keys.keys_values(
+                    (region,), layer, [role], (k[at],), (text[at],), lengths, added
                 )
                 self.recorder.cross(layer.index, region, own_q, own_k, extra_options["n_heads"])
 

@@ -89,7 +89,18 @@ class Deltas:
         device: torch.device,
         dtype: torch.dtype,
     ) -> DeltaStack | None:
-        """A DeltaStack of a group of regions in a cross-attention; None if there is none."""
+        """The DeltaStack of a group of regions in a cross-attention; None if there is none."""
+        return self.stacked(members, attention, part, device, dtype)
+
+    def stacked(
+        self,
+        members: Sequence[int],
+        attention: str,
+        part: str,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> DeltaStack | None:
+        """in_cross for what is asked once: it is not kept."""
         deltas = self.injection.in_cross(attention, part)
         return stack_deltas([deltas[member] for member in members], device, dtype)
 
@@ -202,30 +213,20 @@ class Texts:
         region: int,
         role: int,
         layer: AttentionLayer,
+        part: str,
         unet: torch.nn.Module,
         device: torch.device,
         dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, ...] | None:
-        """k and v (1, tokens, inner) of a region's text in one layer; None: the global text."""
+    ) -> torch.Tensor:
+        """k or v (part: "to_k", "to_v"), (1, tokens, inner), of a region's own text in one layer,
+        through the region's concept."""
         texts = self._by_layer(region, role, device, dtype)
-        if texts is None:
-            return None
+        assert texts is not None
         text, name = texts[layer.index], attention_path(layer)
         attention = comfy.utils.get_attr(unet, name.removeprefix(PREFIX))
-        return tuple(
-            getattr(attention, part)(text) + self.delta(region, layer, part, text)
-            for part in ("to_k", "to_v")
-        )
-
-    def delta(
-        self, region: int, layer: AttentionLayer, part: str, text: torch.Tensor
-    ) -> torch.Tensor | float:
-        """What the region's concept adds to a projection ("to_k") of a text (batch, tokens,
-        width)."""
-        stack: DeltaStack | None = self.deltas.in_cross(
-            (region,), attention_path(layer), part, text.device, text.dtype
-        )
-        return 0.0 if stack is None else stack.on_one(text)
+        rows = getattr(attention, part)(text)
+        delta = self.deltas.stacked((region,), name, part, device, dtype)
+        return rows if delta is None else rows + delta.on_one(text)
 
 
 PREFIX = "diffusion_model."  # of everything below the UNet, in the keys of a MODEL

@@ -25,14 +25,25 @@ def isolated_attention(
     cells, out = q.shape[1], torch.empty_like(q)
     added = torch.arange(cells, k.shape[1], device=k.device)
     for group in groups:
-        keys, values = k, v
+        queries, keys, values = q.index_select(1, group.queries), k, v
         if group.keys is not None:
-            seen = torch.cat([group.keys, added]) if len(added) else group.keys
-            keys, values = (t.index_select(1, seen) for t in (k, v))
-        own = attend(q.index_select(1, group.queries), keys, values, extra_options)
+            seen = group.keys
+            if len(added):
+                sets = seen.unflatten(0, (group.members, -1))
+                seen = torch.cat([sets, added.expand(group.members, -1)], 1).flatten()
+            queries, keys, values = (
+                by_member(t, group.members)
+                for t in (queries, *(t.index_select(1, seen) for t in (k, v)))
+            )
+        own = attend(queries, keys, values, extra_options)
         copy = out.index_copy if torch.is_grad_enabled() else out.index_copy_
-        out = copy(1, group.queries, own)
+        out = copy(1, group.queries, own.reshape(len(q), -1, own.shape[-1]))
     return out
+
+
+def by_member(tokens: torch.Tensor, members: int) -> torch.Tensor:
+    """(batch, members * n, inner) -> (batch * members, n, inner)"""
+    return tokens.unflatten(1, (members, -1)).flatten(0, 1)
 
 
 def record_self(
