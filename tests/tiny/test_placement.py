@@ -91,15 +91,15 @@ def test_outside_the_regions_and_in_the_negative_half_nothing_changes(unet, clip
 
 
 def test_it_is_over_after_a_third_of_the_steps(unet, clip, monkeypatch):
-    from mix_of_show.mos_core.patch.regional import cross
+    from mix_of_show.mos_core.patch.regional.keys_values import KeysValues
 
-    masks, own = [], cross.RegionalPass.placing
+    masks, own = [], KeysValues.placing
 
     def note(self, *args):
         masks.append(self.placement)
         return own(self, *args)
 
-    monkeypatch.setattr(cross.RegionalPass, "placing", note)
+    monkeypatch.setattr(KeysValues, "placing", note)
     outputs_of(patch(unet, clip, Region(PROMPT, box=LEFT), placement=True), clip, steps=6)
     by_step = [masks[i * 16] for i in range(6)]
     assert by_step == pytest.approx([2.5, 1.25, 0, 0, 0, 0])
