@@ -28,9 +28,10 @@ APART = 44  # pixels between the middles of two characters
 class Question:
     """One picture to draw. `stacked`: the one prompt that names everybody. `scene`: the background
     alone. `regions`: in each prompt the region's own character stands at every place, because the
-    small model reads from a whole sentence where characters stand."""
+    small model reads from a whole sentence where characters stand. gap: pixels that are left free
+    at both sides of each."""
 
-    def __init__(self, concepts, background: str):
+    def __init__(self, concepts, background: str, gap: int = 0):
         count = len(concepts)
         self.concepts = concepts
         self.names = [entry.concept.name for entry in concepts]
@@ -43,7 +44,7 @@ class Question:
         regions = [
             Region(
                 sentence([word] * len(places), places, self.scene),
-                box=Box(left / self.width, 0.0, right / self.width, 1.0),
+                box=Box((left + gap) / self.width, 0.0, (right - gap) / self.width, 1.0),
                 concept=name,
             )
             for word, name, (left, right) in zip(words, self.names, self.spans, strict=True)
@@ -57,13 +58,14 @@ def sentence(words: Sequence[str], places: Sequence[str], scene: str) -> str:
     return ", ".join([*parts, scene])
 
 
-def questions_of(count: int, sets: int, concepts) -> list[Question]:
+def questions_of(count: int, sets: int, concepts, gap: int = 0) -> list[Question]:
     """`sets` different choices of concepts, each in its order."""
     number = len(concepts)
     return [
         Question(
             [concepts[(3 * s + i * (1 + 2 * (s % 2))) % number] for i in range(count)],
             BACKGROUNDS[s % len(BACKGROUNDS)],
+            gap,
         )
         for s in range(sets)
     ]

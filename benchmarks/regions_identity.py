@@ -70,6 +70,7 @@ def arguments():
         "--counts", nargs="+", type=int, default=list(LAYOUTS), choices=list(LAYOUTS)
     )
     parser.add_argument("--sets", type=int, default=4, help="sets of concepts for each count")
+    parser.add_argument("--gap", type=int, default=0, help="pixels left free beside each box")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=16)
@@ -244,7 +245,7 @@ def main() -> None:
             for count in args.counts:
                 start = time.process_time()
                 boxes, pictures, elsewhere = [], [], []
-                for question in questions_of(count, args.sets, known):
+                for question in questions_of(count, args.sets, known, args.gap):
                     drawn = draw(base, vae, question, method, args)
                     rows += [(picture, question) for picture in drawn]
                     for picture in drawn:

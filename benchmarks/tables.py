@@ -24,6 +24,7 @@ from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, TABLES, table_on, with_ta
 KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
 FUSION_ORDER = "parrot zebra blackcat wizard astronaut poodle taxi princess"
+FLUX_OPTIONS = {"led": "", "gap": " --unled --gap 16"}
 UNITS = {
     "identity": "identity --pairs 24 --threes 16 --seeds 5",
     "concepts": "concepts --seeds 2 --first-seed 101",
@@ -34,9 +35,9 @@ UNITS = {
     },
     **{
         f"flux {row}": "regions_identity --checkpoint demo/models/miniature_flux.safetensors "
-        f"--files flux_{{}}.safetensors --methods {'composer' if row == 'led' else row} --sets 4 "
-        "--seeds 2 --first-seed 20 --sampler euler --scheduler simple"
-        + ("" if row == "led" else " --unled")
+        f"--files flux_{{}}.safetensors --methods {'composer' if row in FLUX_OPTIONS else row} "
+        "--sets 4 --seeds 2 --first-seed 20 --sampler euler --scheduler simple"
+        + FLUX_OPTIONS.get(row, " --unled")
         for row in FLUX_ROWS
     },
     **{

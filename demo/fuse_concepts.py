@@ -3,13 +3,13 @@
     python demo/fuse_concepts.py [--set INPUT=VALUE ...] [--out demo/models/fused]
 
 Runs the shipped workflow fuse_concepts in a real ComfyUI server, without its pictures, and keeps
-the saved fusion, in fp16, as `<out>/three_concepts.safetensors`.
+the saved fusion, in 8 bits, as `<out>/three_concepts.safetensors`.
 """
 
 import argparse
 from pathlib import Path
 
-from run_workflow import DEMO, keep_half, read_changes, running
+from run_workflow import DEMO, keep_packed, read_changes, running
 
 from lib.problem import run_script
 
@@ -30,7 +30,7 @@ def main() -> int:
         run.keep(KEPT.__contains__)
         seconds = run(read_changes(arguments.changes))
         (saved,) = (run.models / "mix_of_show").glob("*.safetensors")
-        keep_half(saved, arguments.out / "three_concepts.safetensors")
+        keep_packed(saved, arguments.out / "three_concepts.safetensors")
         print(f"fused in {seconds:.0f} s")
     return 0
 

@@ -3,7 +3,8 @@
 Version 1, Stable Diffusion 1.5: `emb.<token>` (layers, text width); `text_encoder.<module>.diff`
 and `unet.<module>.diff`, the whole change of a weight, (out, in) or (out, in, 1, 1), with diffusers
 module names. Version 2, any model: `emb.<encoder>.<token>`, and modules of other encoders and
-models by ComfyUI's own names. What fits version 1 is written as version 1.
+models by ComfyUI's own names; weights may be packed (packed.py). What fits version 1 is written as
+version 1.
 
 Metadata: `format`, `version`, `architecture`, `base` (fingerprint), `concepts` (JSON: name and
 tokens, in order; version 2 also words and tokens by encoder), `fusion` (JSON: settings, strengths,
@@ -19,6 +20,7 @@ import torch
 from ..errors import FileFormatError
 from ..families.unet import SD15, comfy_text_key, comfy_unet_key
 from ..records import Concept, Fused
+from .packed import unpack
 from .parts import check_embeddings
 from .saving import save_numbered
 from .tensor_file import TensorFile, check_finite, write_tensors
@@ -71,7 +73,7 @@ def read_fused(path: Path) -> Fused:
     """Reads a fusion. Raises FileFormatError with what was found instead."""
     file = TensorFile(path)
     check_version(file)
-    metadata, tensors = file.metadata, file.read()
+    metadata, tensors = file.metadata, unpack(file.name, file.read())
     try:
         family = metadata["architecture"]
         concepts = tuple(

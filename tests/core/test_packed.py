@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from mix_of_show.mos_core.errors import FileFormatError
+from mix_of_show.mos_core.formats.fused_file import read_fused, save_fused
 from mix_of_show.mos_core.formats.packed import LEAST, SCALES, pack, unpack
+from mix_of_show.mos_core.formats.tensor_file import TensorFile, write_tensors
+from mix_of_show.mos_core.records import Concept, Fused
 
 
 @pytest.fixture
@@ -77,3 +80,19 @@ def test_parts_that_do_not_belong_together_are_refused(weights, spoil, words):
 def test_weights_that_are_not_finite_are_not_packed():
     with pytest.raises(FileFormatError, match="'w' cannot be packed"):
         pack({"w": torch.full((2, LEAST), float("inf"))})
+
+
+def test_a_fusion_may_have_its_weights_in_8_bits(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    concept = Concept("a", ("<a>",), {"clip_l": {"<a>": torch.randn(16, 8)}}, {}, "sd15")
+    weights = {"mid_block.attentions.0.proj_in": torch.randn(64, 64, generator=generator)}
+    fused = Fused((concept,), {}, weights, "sd15", "0", {})
+    path = save_fused(fused, tmp_path, "fused")
+    file = TensorFile(path)
+    tensors = {n: t for n, t in file.read().items() if n.endswith(".diff")}
+    packed = tmp_path / "packed.safetensors"
+    write_tensors(packed, {**file.read(), **pack(tensors)}, {**file.metadata, "version": "2"})
+    back = read_fused(packed)
+    (name,) = weights
+    assert (back.unet[name].float() - weights[name]).norm() < 0.008 * weights[name].norm()
+    assert torch.equal(back.concepts[0].tables["clip_l"]["<a>"], concept.tables["clip_l"]["<a>"])

@@ -11,6 +11,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from mix_of_show.mos_core.errors import ArchitectureError, RegionError
 from mix_of_show.mos_core.families import family_of
 from mix_of_show.mos_core.families.family import CROSS, JOINT
+from support.devices import free_everything
 from support.dit_models import TINY, dit_conditioning, draw_dit, fill, tiny_dit
 from support.dit_regions import (
     LEFT,
@@ -98,11 +99,11 @@ def test_low_memory_gives_the_same_picture(name, monkeypatch):
         load(self, device_to, lowvram_model_memory=1, **{**kwargs, "full_load": False})
         cast.append(sum(getattr(m, "comfy_cast_weights", False) for m in self.model.modules()))
 
-    comfy.model_management.unload_all_models()
+    free_everything()
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", load_little)
     found = draw_dit(patched, name, *prompts(name))
     monkeypatch.undo()
-    comfy.model_management.unload_all_models()
+    free_everything()
     assert max(cast) > 10
     assert torch.equal(found, expected)
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from ...compose.drawn import Drawn
+from ...compose.isolation import cell_members
 from ...compose.settings import ALL, BY_AREA, SKIP, ComposerSettings
 from ...families import Family
 from ...families.family import JOINT, SAMPLE
 
+GRID = 64  # cells of a side on which background is looked for
 ACTS = {
     BY_AREA: "act by the region's share of the picture",
     SKIP: "are left out",
@@ -36,6 +38,12 @@ def transformer_notes(
             "Placement needs text and picture in one attention; on "
             f"{family.title} a region reads its own text alone, and placement is not used."
         )
+    if settings.isolation and len(drawn) > 1 and not some_background(drawn):
+        notes.append(
+            "The regions leave nothing of the picture between them: with isolation each is drawn "
+            "as a picture of its own, and seams show where they touch. Leave a strip free between "
+            "them, or switch isolation off."
+        )
     choice = settings.picture_layers
     concepts = {id(one.concept): one.concept for one in drawn if one.concept is not None}
     for bound in concepts.values():
@@ -52,6 +60,11 @@ def transformer_notes(
                 "come to the regions, and are not used."
             )
     return tuple(notes)
+
+
+def some_background(drawn: Sequence[Drawn]) -> bool:
+    """Whether some of the picture belongs to no region (on a map of GRID x GRID cells)."""
+    return not bool(cell_members([one.region for one in drawn], GRID, GRID).any(0).all())
 
 
 def reference_notes(family: Family, drawn: Sequence[Drawn]) -> tuple[str, ...]:
