@@ -34,15 +34,16 @@ def read_concept(
     """Reads a concept, whatever the file's ending: our `.safetensors`, the papers' `.pth`, any LoRA
     of any trainer, a textual inversion.
 
-    trigger_words: by commas, instead of those that the file names; name: instead of the file's.
+    trigger_words: by commas, instead of those that the file names (concept tokens stay, they are
+    what its embeddings are called); name: instead of the file's.
     convert: from names that need it to others (ComfyUI's `convert_lora`). Raises FileFormatError
     with what was found and what to do.
     """
     path = Path(path)
     read = _read_safetensors if kind_of(path) == SAFETENSORS else _read_pickle
     concept = read(path, trigger_words, convert)
-    if trigger_words.strip() and not concept.words:
-        concept = replace(concept, words=split_words(trigger_words))
+    if not concept.tables:
+        concept = replace(concept, words=split_words(trigger_words) or concept.words)
     return replace(concept, name=name.strip()) if name.strip() else concept
 
 

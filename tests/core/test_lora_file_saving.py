@@ -4,11 +4,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from mix_of_show.mos_core.adapters import Adapter
+from mix_of_show.mos_core.adapters import Adapter, plain_delta
 from mix_of_show.mos_core.errors import SaveError
 from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.formats.lora_file import check_shapes
 from mix_of_show.mos_core.formats.max_rank import cut_concept
+from support.lora_files import OF_CONVOLUTIONS
 from support.lora_parts import BLOCK, TE, pair, read, write
 
 # ---------------------------------------------------------------------------------- inversions
@@ -50,6 +51,18 @@ def test_embeddings_bundled_in_a_lora_are_its_tokens(tmp_path):
     assert not concept.unused
 
 
+def test_embeddings_bundled_for_two_encoders_are_one_token(tmp_path):
+    parts = {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}
+    tensors = {**pair(), **{f"bundle_emb.cat.{part}": t for part, t in parts.items()}}
+    concept = read(tensors, tmp_path)
+    assert {e: list(table) for e, table in concept.tables.items()} == {
+        "clip_l": ["<cat1>", "<cat2>"],
+        "clip_g": ["<cat1>", "<cat2>"],
+    }
+    assert concept.words == ("<cat1>", "<cat2>")
+    assert not concept.unused
+
+
 # ---------------------------------------------------------------------------------- max_rank, save
 
 
@@ -62,6 +75,25 @@ def test_cutting_says_how_much_is_kept(tmp_path):
     same, told = cut_concept(concept, 8)
     assert same is concept
     assert told == ""
+
+
+@pytest.mark.parametrize("algorithm", ["LoRA", "LoHa", "LoKr", "full"])
+@pytest.mark.parametrize("shape", [(48, 32), (24, 16, 3, 3)])
+def test_every_kind_is_cut_to_its_nearest_change_of_that_rank(algorithm, shape, tmp_path):
+    make = OF_CONVOLUTIONS[algorithm]
+    tensors = {BLOCK + end: t for end, t in make(shape, 3).items()}
+    bias = {f"{BLOCK}.diff_b": torch.ones(shape[0])}
+    concept = read({**tensors, **bias}, tmp_path)
+    whole = plain_delta(concept.deltas[BLOCK]).matrix()
+    smaller, told = cut_concept(concept, 2)
+    u, values, v = torch.linalg.svd(whole.double(), full_matrices=False)
+    nearest = (u[:, :2] * values[:2]) @ v[:2]
+    found = plain_delta(smaller.deltas[BLOCK])
+    assert found.rank == 2
+    torch.testing.assert_close(found.matrix().double(), nearest, rtol=1e-3, atol=1e-4)
+    kept = values[:2].square().sum() / values.square().sum()
+    assert f"{kept:.1%} of the change is kept" in told
+    assert torch.equal(smaller.deltas[BLOCK].tensors[".diff_b"], bias[f"{BLOCK}.diff_b"])
 
 
 def test_what_depends_on_the_base_is_not_cut_and_said(tmp_path):
@@ -90,6 +122,14 @@ def test_an_ordinary_lora_is_saved_and_read_again_bit_for_bit(tmp_path):
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata()["version"] == "2"
         assert set(tensors) <= set(file.keys())  # other programs read it as a LoRA
+
+
+def test_the_users_words_replace_those_of_a_saved_lora_but_not_concept_tokens(tmp_path):
+    saved = save_concept(read(pair(), tmp_path, trigger_words="ohwx"), tmp_path, "saved")
+    assert read_concept(saved, "knight, blue").words == ("knight", "blue")
+    assert read_concept(saved).words == ("ohwx",)
+    inversion = write({"emb_params": torch.ones(1, 768)}, tmp_path, name="cat")
+    assert read_concept(inversion, "knight").words == ("<cat>",)
 
 
 def test_a_saved_inversion_of_two_encoders_is_read_again(tmp_path):

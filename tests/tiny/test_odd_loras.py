@@ -1,13 +1,18 @@
-"""Rare entries of LoRA files: Apply Concepts does what Load LoRA does, or it is said why not."""
+"""Rare entries of LoRA files: Apply Concepts does what Load LoRA does, or it is said why not; and
+ordinary LoRAs in one chain with an ED-LoRA."""
 
 import pytest
 import torch
 
+from mix_of_show.mos_core.formats import read_concept, save_concept
+from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.apply import apply_concepts
+from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.host.bind import bind
+from mix_of_show.mos_core.records import WeightedConcept
 from support.lora_files import UNET, make_file, random
 
-from .test_any_lora import COMFY_NAMES, assert_same, changed, load, merged, stock, write
+from .test_any_lora import COMFY_NAMES, assert_same, both_parts, changed, load, merged, stock, write
 
 MODULE = next(name for name, shape in UNET.items() if shape == (32, 32))
 KOHYA_NAME = "lora_unet_" + MODULE.replace(".", "_")
@@ -58,3 +63,86 @@ def test_at_strength_0_it_is_not_set_although_load_lora_does(unet, clip, whole_w
     """A strength of 0 is the base model bit for bit, whatever the other part's strength."""
     assert changed(stock(unet, clip, whole_weight, 0.0, 1.0)[0])
     assert not changed(apply_concepts(unet, clip, load(whole_weight, 0.0, 1.0))[0])
+
+
+def test_a_scale_per_output_that_is_a_row_of_numbers_acts_as_a_column(
+    one_layer, unet, clip, tmp_path
+):
+    """ComfyUI drops a DoRA whose scale has one axis, with a line in the log."""
+    scale = random(32, seed=4).abs() + 0.5
+    weights = []
+    for number, shape in enumerate([(32,), (32, 1)]):
+        file = {**one_layer, KOHYA_NAME + ".dora_scale": scale.reshape(shape)}
+        chain = load(write(file, tmp_path, f"dora{number}"), 0.7)
+        weights.append(changed(apply_concepts(unet, clip, chain)[0]))
+        ((_, delta),) = bind(unet, None, chain[0]).model.items()
+        ((key, weight),) = weights[-1].items()
+        before = unet.model.state_dict()[key]
+        torch.testing.assert_close(delta.matrix(), weight - before, rtol=1e-4, atol=1e-5)
+    assert_same(*weights)
+
+
+def test_ai_toolkits_magnitude_is_pefts(one_layer, unet, clip, tmp_path):
+    size = random(32, seed=4).abs() + 0.5
+    weights = [
+        changed(apply_concepts(unet, clip, load(write(file, tmp_path, f"x{i}")))[0])
+        for i, file in enumerate(
+            [
+                one_layer,
+                {**one_layer, KOHYA_NAME + ".lora_magnitude_vector": size},
+                {**one_layer, KOHYA_NAME + ".magnitude": size},
+            ]
+        )
+    ]
+    assert_same(*weights[1:])
+    ((key, weight),) = weights[1].items()
+    assert not torch.equal(weight, weights[0][key])
+    torch.testing.assert_close(weight.norm(dim=1), size)
+
+
+# ------------------------------------------------------------------ beside an ED-LoRA, in one chain
+
+
+@pytest.fixture
+def mixed(concepts, tmp_path):
+    """An ED-LoRA, and a LoRA of kohya's names with words of its own."""
+    path = write(both_parts("kohya", "LoKr"), tmp_path)
+    lora = read_concept(path, "blue robot", "Robbie")
+    return path, (WeightedConcept(concepts["a"], 0.8), WeightedConcept(lora, 0.5, 0.5))
+
+
+def test_an_ordinary_lora_after_an_edlora_is_load_lora_on_top(mixed, unet, clip):
+    path, chain = mixed
+    ours = apply_concepts(unet, clip, chain)
+    theirs = stock(*apply_concepts(unet, clip, chain[:1]), path, 0.5)
+    assert_same(changed(ours[0]), changed(theirs[0]))
+    assert_same(changed(ours[1].patcher), changed(theirs[1].patcher))
+
+
+@pytest.mark.parametrize("solver", ["exact", "sum"])
+def test_an_ordinary_lora_fuses_with_an_edlora(solver, mixed, unet, clip):
+    quick = {"steps": 1, "width": 128, "height": 128, "text_rows": "all tokens"}
+    fused, report = fuse_concepts(
+        unet, clip, mixed[1], FuseSettings(solver=solver, **quick), lambda *at: None
+    )
+    assert fused.trigger_words == "<a1> <a2>\nblue robot"
+    assert "Robbie: text encoder" in report
+    assert "not fused" not in report
+    names = {name for part in (fused.text, fused.unet) for name in part}
+    assert {MODULE, "text_model.encoder.layers.1.mlp.fc1"} <= names
+
+
+def test_both_are_saved_and_apply_again_as_before(mixed, unet, clip, tmp_path):
+    chain = mixed[1]
+    again = tuple(
+        WeightedConcept(
+            read_concept(save_concept(entry.concept, tmp_path, f"saved{number}")),
+            entry.strength_model,
+            entry.strength_clip,
+        )
+        for number, entry in enumerate(chain)
+    )
+    assert [entry.concept.words for entry in again] == [entry.concept.words for entry in chain]
+    before, after = (apply_concepts(unet, clip, entries) for entries in (chain, again))
+    assert_same(changed(after[0]), changed(before[0]))
+    assert_same(changed(after[1].patcher), changed(before[1].patcher))

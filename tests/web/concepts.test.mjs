@@ -58,6 +58,34 @@ test("choosing a concept gives name, colour and tokens, in place of those of ano
   assert.deepEqual(withConcept(box({}, { prompt: "x", concept: "potter" }), null, known), { concept: null });
 });
 
+const KNIGHT = { name: "Sir", tokens: ["shining knight", "knight"], color: 0 };
+const ROBOT = { name: "Robbie", tokens: ["robot", "red (steel)"], color: 1 };
+
+test("a region's ordinary LoRA is told by its trigger words, as whole words", () => {
+  const known = [KNIGHT, ROBOT];
+  const found = (prompt, concept) => conceptOf(box({}, { prompt, concept }), known);
+  assert.equal(found("a Shining Knight"), KNIGHT);
+  assert.equal(found("a robot, red"), ROBOT);
+  assert.equal(found("RED (steel) at sea"), ROBOT);
+  assert.equal(found("robots of the knighthood"), undefined);
+  assert.equal(found("he", "robbie"), ROBOT);
+  assert.equal(found("a robot", "Sir"), KNIGHT, "a name goes before words");
+  const twin = { ...KNIGHT, name: "Sir 2", tokens: ["knight"] };
+  const both = [KNIGHT, twin];
+  assert.equal(conceptOf(box({}, { prompt: "a knight" }), both), undefined, "both have that word");
+  assert.equal(conceptOf(box({}, { concept: "sir 2", prompt: "a knight" }), both), twin);
+});
+
+test("choosing an ordinary LoRA puts its trigger words in place of another's", () => {
+  const chosen = (prompt, concept) => withConcept(box({}, { prompt }), concept, [KNIGHT, ROBOT, WIZARD]);
+  assert.equal(chosen("", KNIGHT).prompt, "a photo of a shining knight, knight");
+  assert.equal(chosen("a Robot at sea", KNIGHT).prompt, "a shining knight, knight at sea");
+  assert.equal(chosen("at sea, shining knight, knight", ROBOT).prompt, "at sea, robot, red (steel)");
+  assert.equal(chosen("a knight", WIZARD).prompt, "a <wizard>");
+  assert.equal(chosen("robots", KNIGHT).prompt, "robots shining knight, knight");
+  assert.deepEqual(chosen("a robot", ROBOT), { concept: "Robbie", color: 1, prompt: "a robot" });
+});
+
 test("two concepts on one place clash, unless one is in front, hidden or without weight", () => {
   const known = [WIZARD, POTTER];
   const a = box(rect(0, 0, 256, 512), { prompt: "<wizard>" });
@@ -151,6 +179,24 @@ test("a loader's own name and words go before the file's", () => {
   const widgets = { lora_name: "x.safetensors", name: "Anna", trigger_words: "anna, red hair" };
   const [loader] = Object.values(graphOf({ load: { type: "MOS_LoadEDLoRA", widgets } }));
   assert.deepEqual(names.of([loader]), [{ name: "Anna", tokens: ["anna", "red hair"], color: 0 }]);
+});
+
+test("concept tokens stay, whatever words a loader has; loaders of one file are told by name", async () => {
+  const answer = { ok: true, json: async () => [{ name: "potter", tokens: ["<p1>", "<p2>"] }] };
+  const names = new ConceptNames(async () => answer, () => {});
+  const [lora_name, trigger_words] = ["potter.safetensors", "harry"];
+  const loaders = Object.values(
+    graphOf({
+      first: { type: "MOS_LoadEDLoRA", widgets: { lora_name, trigger_words } },
+      second: { type: "MOS_LoadEDLoRA", widgets: { lora_name, name: "young potter" } },
+    })
+  );
+  names.of(loaders);
+  await new Promise((resolve) => setTimeout(resolve));
+  assert.deepEqual(names.of(loaders), [
+    { name: "potter", tokens: ["<p1>", "<p2>"], color: 0 },
+    { name: "young potter", tokens: ["<p1>", "<p2>"], color: 1 },
+  ]);
 });
 
 test("a picture is a drawing unless a node of the pack explains something with it", () => {

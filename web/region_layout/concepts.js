@@ -14,16 +14,41 @@ const TOKEN = /<[^<>\s]+>/g;
 const OVERLAP = 0.1; // of the smaller region; less is no matter
 
 const folded = (/** @type {string} */ text) => text.trim().toLowerCase();
+const has = (/** @type {string[]} */ words, /** @type {string} */ word) =>
+  words.some((other) => folded(other) === folded(word));
 
-/** The concept that a region draws: the one that it names, else the one whose tokens are in its
- * prompt; undefined: none that is known. @param {Box} box @param {Known[]} known */
+/** Where any of these words stands in a text, as the server finds it: a concept token anywhere, a
+ * trigger word not inside of another word; the longest first. @param {string[]} words */
+function patternOf(words) {
+  const escaped = (/** @type {string} */ word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
+  const whole = words
+    .map((word) => word.trim())
+    .filter(Boolean)
+    .sort((a, b) => b.length - a.length)
+    .map((word) => {
+      const before = /^[\p{L}\p{N}]/u.test(word) ? "(?<![\\p{L}\\p{N}_])" : "";
+      const after = /[\p{L}\p{N}]$/u.test(word) ? "(?![\\p{L}\\p{N}_])" : "";
+      return before + escaped(word) + after;
+    });
+  return new RegExp(whole.join("|") || "(?!)", "giu");
+}
+
+/** The words that call this concept and no other one. @param {Known} concept
+ * @param {Known[]} known */
+const ownWords = (concept, known) =>
+  concept.tokens.filter((t) => !known.some((c) => c !== concept && has(c.tokens, t)));
+
+/** The concept that a region draws: the one that it names, else the one whose tokens or trigger
+ * words are in its prompt; undefined: none that is known. @param {Box} box @param {Known[]} known */
 export function conceptOf(box, known) {
   const asked = folded(box.concept ?? "");
   if (asked) {
-    return known.find((c) => folded(c.name) === asked || c.tokens.some((t) => folded(t) === asked));
+    return (
+      known.find((c) => folded(c.name) === asked) ??
+      known.find((c) => has(ownWords(c, known), asked))
+    );
   }
-  const prompt = folded(box.prompt);
-  return known.find((c) => c.tokens.some((token) => prompt.includes(folded(token))));
+  return known.find((c) => patternOf(ownWords(c, known)).test(box.prompt));
 }
 
 /** What the concept of a region is called, known or not; "": it has none. @param {Box} box
@@ -45,32 +70,33 @@ export function conceptProblem(box, known) {
   return `names ${tokens.join(" ")}, which no loaded concept has`;
 }
 
-/** What a region gets when a concept is chosen for it: its name and colour, and its tokens in the
+/** What a region gets when a concept is chosen for it: its name and colour, and its words in the
  * prompt, in place of those of another. @param {Box} box @param {Known | null} chosen
  * @param {Known[]} known @returns {Partial<Box>} */
 export function withConcept(box, chosen, known) {
   if (!chosen) return { concept: null };
-  const others = known.filter((c) => c !== chosen).flatMap((c) => c.tokens);
-  const words = box.prompt.split(TOKEN);
-  const tokens = box.prompt.match(TOKEN) ?? [];
-  let prompt = box.prompt;
-  if (chosen.tokens.length && !chosen.tokens.some((t) => folded(prompt).includes(folded(t)))) {
-    const text = chosen.tokens.join(" ");
-    const first = tokens.findIndex((t) => others.some((other) => folded(other) === folded(t)));
-    if (first < 0) prompt = prompt.trim() ? `${prompt.trimEnd()} ${text}` : `a photo of a ${text}`;
-    else {
-      const kept = tokens.map((t, i) => {
-        if (i === first) return text;
-        return others.some((other) => folded(other) === folded(t)) ? "" : t;
-      });
-      prompt = words
-        .map((word, i) => word + (kept[i] ?? ""))
-        .join("")
-        .replace(/ {2,}/g, " ")
-        .trim();
-    }
-  }
-  return { concept: chosen.name, color: chosen.color, prompt };
+  const { name, color, tokens } = chosen;
+  return { concept: name, color, prompt: withWords(box.prompt, tokens, known) };
+}
+
+/** A prompt with these words, in place of those of other concepts. @param {string} prompt
+ * @param {string[]} tokens @param {Known[]} known */
+function withWords(prompt, tokens, known) {
+  if (!tokens.length || patternOf(tokens).test(prompt)) return prompt;
+  const text = tokens.join(tokens.every((token) => token.match(TOKEN)) ? " " : ", ");
+  const others = patternOf(known.flatMap((c) => c.tokens).filter((t) => !has(tokens, t)));
+  let isFirst = true;
+  const replaced = prompt.replace(others, () => {
+    const word = isFirst ? text : "";
+    isFirst = false;
+    return word;
+  });
+  if (isFirst) return prompt.trim() ? `${prompt.trimEnd()} ${text}` : `a photo of a ${text}`;
+  return replaced
+    .replace(/,(\s*,)+/g, ",")
+    .replace(/ {2,}/g, " ")
+    .replace(/[\s,]+$/, "")
+    .trim();
 }
 
 /** Pairs of regions that overlap, show two concepts, and lie at the same depth: what they share

@@ -95,7 +95,7 @@ export class ConceptNames {
     const [name, words] = ["name", "trigger_words"].map((key) => valueOf(loader, key));
     return found.map((concept) => ({
       name: typeof name === "string" && name.trim() ? name.trim() : concept.name,
-      tokens: typeof words === "string" && words.trim() ? wordsOf(words) : concept.tokens,
+      tokens: typeof words === "string" && replaces(words, concept) ? wordsOf(words) : concept.tokens,
     }));
   }
 
@@ -116,6 +116,12 @@ export class ConceptNames {
       .catch(() => {}); // the server is away: the file's name is all there is
     return guess;
   }
+}
+
+/** Whether a loader's own words stand for its file's: concept tokens stay, they are what the file's
+ * embeddings are called. @param {string} words @param {{tokens: string[]}} concept */
+function replaces(words, { tokens }) {
+  return Boolean(words.trim()) && !tokens.some((token) => token.match(TOKEN));
 }
 
 /** @param {string} words as a loader's field has them */

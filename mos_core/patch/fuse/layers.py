@@ -11,6 +11,7 @@ from ...families.family import OTHERS, TEXT_ENCODER
 from ...families.rows import row_of_layers
 from ...fuse.stage import Layer
 from ...records import Site
+from ..host.based import NOT_IN_REGIONS
 from .sources import Source, union
 
 
@@ -85,5 +86,6 @@ def unfused_notes(sources: Sequence[Source]) -> tuple[str, ...]:
             )
         for why in dict.fromkeys(source.bound.left.values()):
             names = [name for name, reason in source.bound.left.items() if reason == why]
-            notes.append(f"not fused of '{source.name}': {len(names)}, first {names[0]} ({why})")
+            reason = why.removeprefix(NOT_IN_REGIONS)
+            notes.append(f"not fused of '{source.name}': {len(names)}, first {names[0]} ({reason})")
     return tuple(notes)
