@@ -11,6 +11,7 @@ from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
 from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.records import WeightedConcept
 from support.lora_files import UNET, make_file, random
+from support.tiny_models import golden_unet
 
 from .test_any_lora import COMFY_NAMES, assert_same, both_parts, changed, load, merged, stock, write
 
@@ -65,10 +66,9 @@ def test_at_strength_0_it_is_not_set_although_load_lora_does(unet, clip, whole_w
     assert not changed(apply_concepts(unet, clip, load(whole_weight, 0.0, 1.0))[0])
 
 
-def test_a_scale_per_output_that_is_a_row_of_numbers_acts_as_a_column(
-    one_layer, unet, clip, tmp_path
-):
+def test_a_scale_per_output_that_is_a_row_of_numbers_acts_as_a_column(one_layer, clip, tmp_path):
     """ComfyUI drops a DoRA whose scale has one axis, with a line in the log."""
+    unet = golden_unet()  # its own, with no other test's weights merged in
     scale = random(32, seed=4).abs() + 0.5
     weights = []
     for number, shape in enumerate([(32,), (32, 1)]):
