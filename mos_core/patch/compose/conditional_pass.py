@@ -13,6 +13,7 @@ import torch
 
 from ...families import family_of
 from ..host.autograd import (
+    Aliases,
     autograd_on,
     checkpointed,
     frozen,
@@ -37,12 +38,14 @@ def maps_recorded(
     recorder: MapRecorder,
     differentiable: bool = True,
     save_memory: bool = False,
+    aliases: Aliases | None = None,
 ) -> Iterator[torch.Tensor | None]:
     """Runs the pass on entering; gradients may be taken inside the `with` block. Gives the latent
     to take them for, or None if no positive conditioning is active at this time.
 
     x: (batch, channels, ..., h, w) as the sampler holds it; sigma: (batch,). save_memory: compute
-    the blocks again in the backward pass instead of keeping what they computed.
+    the blocks again in the backward pass instead of keeping what they computed. aliases: of the
+    weights, from earlier passes of the same sampling.
     """
     entry = active_positive(guider, float(sigma.max()))
     if entry is None:
@@ -53,7 +56,7 @@ def maps_recorded(
     with ExitStack() as stack:
         if differentiable:
             stack.enter_context(autograd_on())
-            stack.enter_context(weights_for_autograd(unet))
+            stack.enter_context(weights_for_autograd(unet, aliases=aliases))
             stack.enter_context(frozen(unet))
         if differentiable and family_of(model.model_config.unet_config)[0].sequence is not None:
             stack.enter_context(residuals_kept(unet))  # transformers add to them in place

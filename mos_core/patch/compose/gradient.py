@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...compose.guidance import GuidanceTerms, RegionLoss, balanced, region_loss
+from ..host.autograd import Aliases
 from .conditional_pass import maps_recorded
 from .map_places import MapPlaces
 
@@ -39,18 +40,19 @@ def guidance_gradient(
     terms: GuidanceTerms,
     save_memory: bool = False,
     scale: float = 1.0,
+    aliases: Aliases | None = None,
 ) -> Found | str:
     """dLoss/dx and what it was taken from; or, as text, why there is nothing to guide by.
 
-    guider, model_options: of the sampling. x: (batch, channels, h, w) as the sampler holds it;
-    sigma: (batch,). save_memory: as in `maps_recorded`. scale: of the loss in half precision; it
-    becomes less, down to 1, while the gradient overflows.
+    guider, model_options, aliases: of the sampling. x: (batch, channels, h, w) as the sampler holds
+    it; sigma: (batch,). save_memory: as in `maps_recorded`. scale: of the loss in half precision;
+    it becomes less, down to 1, while the gradient overflows.
     """
     known = places.known
     while True:
         recorder = places.recorder()
         with maps_recorded(
-            guider, x, sigma, model_options, recorder, save_memory=save_memory
+            guider, x, sigma, model_options, recorder, save_memory=save_memory, aliases=aliases
         ) as latent:
             if latent is None:
                 return NO_PROMPT
@@ -71,14 +73,13 @@ def guidance_gradient(
 
 
 def first_terms(parts: Mapping[int, RegionLoss], regions: int) -> dict[str, torch.Tensor]:
-    """The terms of the first picture by name, each (regions,); 0 for regions without a loss."""
-    terms = {}
-    for name in ("enhancement", "fill", "restriction"):
-        values = torch.zeros(regions)
-        for region, part in parts.items():
-            values[region] = getattr(part, name)[0].detach().to(values.device)
-        terms[name] = values
-    return terms
+    """The terms of the first picture by name, each (regions,) on the CPU; 0 for regions without a
+    loss. One transfer for all of them: whoever reads from a GPU, waits for it."""
+    names = ("enhancement", "fill", "restriction")
+    own = [torch.stack([getattr(p, name)[0].detach() for name in names]) for p in parts.values()]
+    values = torch.zeros(regions, len(names))
+    values[list(parts)] = torch.stack(own).to(values)
+    return dict(zip(names, values.unbind(1), strict=True))
 
 
 def first_maps(

@@ -15,6 +15,7 @@ from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, progress, step_sizes
 from ...compose.settings import GuidanceSettings
 from ...families import family_of
+from ..host.autograd import Aliases
 from .conditional_pass import maps_recorded
 from .gradient import Found, guidance_gradient
 from .map_places import choose_maps
@@ -55,6 +56,7 @@ class GuidedRun:
         self.sizes = step_sizes(
             max(len(sigmas) - 1, 1), self.settings.step_size, self.begin, self.end
         )
+        self.aliases = Aliases()
         self.rule = StopRule(x.shape[0], self.settings.steps)
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
             self.places = choose_maps(guider.inner_model, x, drawn, isolation, settings, self._say)
@@ -137,7 +139,7 @@ class GuidedRun:
         terms = self.settings.terms
         find = partial(
             guidance_gradient, self.guider, x, sigma, self.model_options, self.places, terms,
-            scale=self.scale,
+            scale=self.scale, aliases=self.aliases,
         )  # fmt: skip
         try:
             return find(save_memory=self.save_memory)

@@ -30,13 +30,33 @@ def autograd_on() -> Iterator[None]:
             management.in_training = before
 
 
+class Aliases:
+    """Aliases of weights, each made once in the life of this object and again where a weight has
+    moved. It keeps the weights' memory: it must not outlive a sampling."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See alias."""
+        known, made = self._made.get(id(tensor), (None, None))
+        if known is not tensor or made is None or made.data_ptr() != tensor.data_ptr():
+            made = alias(tensor)
+            self._made[id(tensor)] = (tensor, made)
+        return made
+
+
 @contextmanager
-def weights_for_autograd(*modules: torch.nn.Module) -> Iterator[None]:
+def weights_for_autograd(
+    *modules: torch.nn.Module, aliases: Aliases | None = None
+) -> Iterator[None]:
     """Inference tensors may not be saved for backward: stands aliases of the same storage in.
 
     No byte is copied; the forward pass stays bit-identical; the originals come back at the end.
+    aliases: those of earlier passes of the same sampling.
     """
     swapped = []
+    aliases = aliases or Aliases()
     try:
         for module in modules:
             for part in module.modules():
@@ -44,7 +64,7 @@ def weights_for_autograd(*modules: torch.nn.Module) -> Iterator[None]:
                     for name, tensor in table.items():
                         if tensor is not None and can_alias(tensor):
                             swapped.append((table, name, tensor))
-                            table[name] = alias(tensor)
+                            table[name] = aliases.of(tensor)
         yield
     finally:
         for table, name, tensor in reversed(swapped):

@@ -56,8 +56,10 @@ class KeysValues:
             for chunk, role in enumerate(roles):
                 at = rows_of(chunk, roles, kv.shape[0])
                 rows = self.of_role(members, layer, role, part, kv[at], text[at], added)
-                rows = repeat_tokens(rows.flatten(0, 1), lengths[members[0]])
-                chunks.append(rows.unflatten(0, (len(members), -1)))
+                if rows.shape[2] != lengths[members[0]]:
+                    rows = repeat_tokens(rows.flatten(0, 1), lengths[members[0]])
+                    rows = rows.unflatten(0, (len(members), -1))
+                chunks.append(rows)
             made.append(torch.cat(chunks, 1).flatten(0, 1))
         return tuple(made)
 
