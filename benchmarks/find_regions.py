@@ -26,6 +26,7 @@ from _scenes import HEIGHT, LAYOUTS, Question, looked_at, questions_of, where
 from identity import DEMO
 from regions_identity import composer, encode, fused_prompt, known_concepts, save_sheet, stack
 
+from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.find.settings import SHAPES, FindSettings
 from mix_of_show.mos_core.patch.compose.composer import ComposerSettings, apply_composer
 from mix_of_show.mos_core.patch.find.find_regions import ShortRun, find_regions
@@ -57,6 +58,8 @@ def arguments():
     parser.add_argument("--refine-steps", type=int, default=100, help="of the fusion")
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
+    parser.add_argument("--files", default="{}.safetensors", help="{}: the character's name")
+    parser.add_argument("--unled", action="store_true", help="Composer without guidance")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
     return parser.parse_args()
 
@@ -74,12 +77,22 @@ def found(base, question, args, seed: int, template: str):
     run = ShortRun(
         question.stacked, "", seed, args.find_steps, args.cfg, "euler", "normal", args.strength
     )
-    latent = {"samples": torch.zeros(1, 4, HEIGHT // 8, question.width // 8)}
+    latent = {"samples": empty_latent(base, question)}
     result = find_regions(*base, question.concepts, latent, run, settings, template)
     model, clip, _, _ = apply_composer(
-        *base, question.concepts, result.regions, ComposerSettings(adapt=args.adapt)
+        *base, question.concepts, result.regions, composer_settings(args)
     )
     return (model, encode(clip, question.scene), encode(clip, "")), result.regions
+
+
+def empty_latent(base, question) -> torch.Tensor:
+    channels = base[0].get_model_object("latent_format").latent_channels
+    return torch.zeros(1, channels, HEIGHT // 8, question.width // 8)
+
+
+def composer_settings(args) -> ComposerSettings:
+    led = GuidanceSettings(steps=0, reinitialise=False) if args.unled else GuidanceSettings()
+    return ComposerSettings(adapt=args.adapt, guidance=led)
 
 
 def template_of(question) -> str:
@@ -98,11 +111,11 @@ def draw(base, vae, question, method, args, seed: int) -> tuple[np.ndarray, obje
         template = "" if method == "found-one" else template_of(question)
         built, regions = found(base, question, args, seed, template)
     elif method == "boxes":
-        built = composer(base, question, args, ComposerSettings(adapt=args.adapt))
+        built = composer(base, question, args, composer_settings(args))
     else:
         build = {"stack": stack, "fused-prompt": fused_prompt}[method]
         built = build(base, question, args, None)
-    latent = torch.zeros(1, 4, HEIGHT // 8, question.width // 8)
+    latent = empty_latent(base, question)
     latent = comfy.sample.sample(
         built[0], comfy.sample.prepare_noise(latent, seed), args.steps, args.cfg, args.sampler,
         args.scheduler, built[1], built[2], latent, disable_pbar=True, seed=seed,
@@ -127,7 +140,7 @@ def main() -> None:
     result: dict = {}
     with torch.inference_mode():
         *base, vae = load_miniature(args.checkpoint)
-        known = known_concepts(args.folder)
+        known = known_concepts(args.folder, args.files)
         for method in args.methods:
             pictures = []
             for count in args.counts:
