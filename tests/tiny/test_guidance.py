@@ -12,6 +12,7 @@ from mix_of_show.mos_core.patch.compose.conditional_pass import maps_recorded
 from mix_of_show.mos_core.patch.compose.gradient import guidance_gradient
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
 from mix_of_show.mos_core.patch.compose.guided_run import GuidedRun
+from mix_of_show.mos_core.patch.host.autograd import Aliases
 from support.composer_models import (
     NEGATIVE,
     POSITIVE,
@@ -164,3 +165,18 @@ def test_a_whole_guided_run_equals_the_reference(name, near, losses, base):
     final = "latents_final" if name == "run6" else "run12.latents_final"
     assert relative(found, read_composer_tensors("runs")[final]) <= near
     assert log.notes == []
+
+
+def test_a_weights_alias_is_made_once_in_a_sampling_and_again_where_the_weight_has_moved():
+    with torch.inference_mode():
+        weight = torch.randn(3)
+    aliases = Aliases()
+    first = aliases.of(weight)
+    assert aliases.of(weight) is first
+    assert first.data_ptr() == weight.data_ptr()
+    assert not first.is_inference()
+    with torch.inference_mode():
+        weight.data = torch.zeros(3)
+    moved = aliases.of(weight)
+    assert moved.data_ptr() == weight.data_ptr()
+    assert torch.equal(moved, torch.zeros(3))
