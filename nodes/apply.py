@@ -46,10 +46,10 @@ class ApplyConcepts(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, concepts, mode=MODES[0]) -> io.NodeOutput:
         patched = apply_concepts(model, clip, concepts, mode)
-        tell = teller(cls)
-        tell("\n".join(fit_notes(model, clip, concepts)))
+        tell, notes = teller(cls), "\n".join(fit_notes(model, clip, concepts))
+        tell(notes)
         if concepts:  # else these are the inputs themselves
-            tell_of_plain_text(*patched, tell)
+            tell_of_plain_text(*patched, lambda note: tell(f"{note}\n{notes}".strip()))
         return io.NodeOutput(*patched)
 
 

@@ -9,6 +9,7 @@ import pytest
 from mix_of_show.mos_core.errors import MosError
 from mix_of_show.nodes.concept_names import answer, concepts_in
 from mix_of_show.nodes.folders import FUSED
+from mix_of_show.nodes.load import LoadEDLoRA
 
 
 def ask(**query):
@@ -20,6 +21,17 @@ def ask(**query):
 def test_a_concepts_file_has_a_name_and_tokens():
     status, text = ask(lora_name="demo: wizard.safetensors")
     assert (status, json.loads(text)) == (200, [{"name": "wizard", "tokens": ["<wizard>"]}])
+
+
+@pytest.mark.parametrize("name", ["polarbear", "superhero"])
+def test_an_ordinary_lora_has_its_files_name_and_trigger_words(name):
+    """The same that the loader gives to regions."""
+    status, text = ask(lora_name=f"demo: {name}_lora.safetensors")
+    (entry,), *_ = LoadEDLoRA.execute(f"demo: {name}_lora.safetensors", 1.0, 1.0).args
+    assert entry.concept.words
+    assert not entry.concept.tokens
+    expected = {"name": entry.concept.name, "tokens": list(entry.concept.words)}
+    assert (status, json.loads(text)) == (200, [expected])
 
 
 def test_a_fusion_has_all_its_concepts():

@@ -1,10 +1,13 @@
 """Names that trainers give the layers of diffusion transformers, q, k and v apart and fused."""
 
+import comfy.lora
 import pytest
+import safetensors.torch
 import torch
 
 from mix_of_show.mos_core.deltas import LowRank
 from mix_of_show.mos_core.patch.host.bind import bind
+from mix_of_show.mos_core.patch.host.read import read_any
 from mix_of_show.mos_core.records import Concept, WeightedConcept
 from support.dit_models import TINY, dit_conditioning, draw_dit, tiny_dit
 from support.dit_regions import WHOLE, error, region, text_of, with_regions
@@ -135,6 +138,39 @@ def test_apart_and_fused_draw_the_same_everywhere_and_in_regions(name):
     plain = draw_dit(model, name, *both)
     assert error(pictures[0], plain) > 0.01
     assert all(error(picture, pictures[0]) <= 1e-4 for picture in pictures[1:])
+
+
+@pytest.mark.parametrize("end", [".diff_b", ".lora_B.bias"])
+def test_a_bias_of_a_part_of_a_fused_layer_acts_on_its_rows_alone(end, tmp_path):
+    """ComfyUI's Load LoRA loses it."""
+    model, name, width = tiny_dit("flux"), "transformer.transformer_blocks.0.attn.to_k", 32
+    weights = model.model.state_dict()
+    own = "diffusion_model.double_blocks.0.img_attn.qkv"
+    bias = torch.linspace(1, 2, width)
+    tensors = {
+        f"{name}.lora_A.weight": torch.ones(1, weights[f"{own}.weight"].shape[1]),
+        f"{name}.lora_B.weight": torch.ones(width, 1),
+        f"{name}{end}": bias,
+    }
+    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
+    concept = WeightedConcept(read_any(tmp_path / "x.safetensors"), 0.5)
+    merged, _ = apply_to(model, concept)
+    added = {
+        key: comfy.lora.calculate_weight(patches, weights[key].clone(), key) - weights[key]
+        for key, patches in merged.patches.items()
+    }
+    assert set(added) == {f"{own}.weight", f"{own}.bias"}
+    expected = torch.zeros(3 * width)
+    expected[width : 2 * width] = 0.5 * bias
+    torch.testing.assert_close(added[f"{own}.bias"], expected)
+    both = dit_conditioning("flux", 1), dit_conditioning("flux", 2)
+    drawn = region(WHOLE, text_of("flux", 1, 2), bind(model, None, concept))
+    expected = draw_dit(merged, "flux", *both)
+    assert error(draw_dit(with_regions(model, (drawn,)), "flux", *both), expected) <= 1e-4
+    del tensors[f"{name}{end}"]
+    safetensors.torch.save_file(tensors, tmp_path / "y.safetensors")
+    without = WeightedConcept(read_any(tmp_path / "y.safetensors"), 0.5)
+    assert error(draw_dit(apply_to(model, without)[0], "flux", *both), expected) > 1e-3
 
 
 def apply_to(model, concept):

@@ -1,6 +1,9 @@
 """Rare entries of LoRA files: Apply Concepts does what Load LoRA does, or it is said why not; and
 ordinary LoRAs in one chain with an ED-LoRA."""
 
+from dataclasses import replace
+
+import comfy.model_management
 import pytest
 import torch
 
@@ -8,15 +11,20 @@ from mix_of_show.mos_core.formats import read_concept, save_concept
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.fuse.concepts import fuse_concepts
+from mix_of_show.mos_core.patch.fuse.fused import apply_fused
 from mix_of_show.mos_core.patch.host.bind import bind
 from mix_of_show.mos_core.records import WeightedConcept
-from support.lora_files import UNET, make_file, random
+from mix_of_show.nodes.apply import ApplyConcepts
+from support.lora_files import ALGORITHMS, UNET, make_file, random
+from support.sampling import encode, sample
 from support.tiny_models import golden_unet
 
 from .test_any_lora import COMFY_NAMES, assert_same, both_parts, changed, load, merged, stock, write
 
 MODULE = next(name for name, shape in UNET.items() if shape == (32, 32))
 KOHYA_NAME = "lora_unet_" + MODULE.replace(".", "_")
+QUICK = FuseSettings(steps=1, width=128, height=128, text_rows="all tokens")
+QUICK_SUM = replace(QUICK, solver="sum")
 
 
 @pytest.fixture
@@ -121,10 +129,8 @@ def test_an_ordinary_lora_after_an_edlora_is_load_lora_on_top(mixed, unet, clip)
 
 @pytest.mark.parametrize("solver", ["exact", "sum"])
 def test_an_ordinary_lora_fuses_with_an_edlora(solver, mixed, unet, clip):
-    quick = {"steps": 1, "width": 128, "height": 128, "text_rows": "all tokens"}
-    fused, report = fuse_concepts(
-        unet, clip, mixed[1], FuseSettings(solver=solver, **quick), lambda *at: None
-    )
+    settings = replace(QUICK, solver=solver)
+    fused, report = fuse_concepts(unet, clip, mixed[1], settings, lambda *at: None)
     assert fused.trigger_words == "<a1> <a2>\nblue robot"
     assert "Robbie: text encoder" in report
     assert "not fused" not in report
@@ -146,3 +152,41 @@ def test_both_are_saved_and_apply_again_as_before(mixed, unet, clip, tmp_path):
     before, after = (apply_concepts(unet, clip, entries) for entries in (chain, again))
     assert_same(changed(after[0]), changed(before[0]))
     assert_same(changed(after[1].patcher), changed(before[1].patcher))
+
+
+def test_apply_concepts_says_what_is_not_used_and_goes_on_saying_it_while_sampling(
+    mixed, unet, clip, tmp_path, monkeypatch
+):
+    nowhere = "lora_unet_up_blocks_0_attentions_0_proj_in"
+    more = {f"{nowhere}.lora_down.weight": random(2, 2), f"{nowhere}.lora_up.weight": random(2, 2)}
+    odd = load(write({**both_parts("kohya", "LoRA"), **more}, tmp_path, "odd"))
+    told = []
+    monkeypatch.setattr("mix_of_show.nodes.apply.teller", lambda node: told.append)
+    model, coder = ApplyConcepts.execute(unet, clip, (*mixed[1], *odd)).args
+    lost = f"'odd': 1 of 7 layers are not used, {nowhere}"
+    assert lost in told[-1]
+    sample(model, encode(coder, "<a1> <a2>"), encode(coder, ""))
+    assert told[-1] == told[0]
+    sample(model, encode(clip, "a cat"), encode(clip, ""))
+    assert lost in told[-1]
+    assert told[-1] != told[0]  # none of those prompts came from the node's CLIP
+
+
+def test_every_kind_fused_alone_without_solving_is_that_kind_applied(unet, clip, tmp_path):
+    for number, algorithm in enumerate(ALGORITHMS):
+        if "bias" in algorithm:
+            continue
+        chain = load(write(both_parts("kohya", algorithm), tmp_path, f"x{number}"), 0.7)
+        fused, _ = fuse_concepts(unet, clip, chain, QUICK_SUM, lambda *at: None)
+        comfy.model_management.unload_all_models()  # with the weights that were merged in
+        weights = [
+            [changed(model), changed(coder.patcher)]
+            for model, coder in (
+                apply_fused(unet, clip, fused),
+                apply_concepts(unet, clip, chain),
+            )
+        ]
+        for ours, theirs in zip(*weights, strict=True):
+            assert ours.keys() == theirs.keys(), algorithm
+            for key, weight in theirs.items():
+                torch.testing.assert_close(ours[key], weight, rtol=1e-4, atol=1e-5, msg=algorithm)
