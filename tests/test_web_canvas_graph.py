@@ -28,6 +28,17 @@ def test_the_loaded_concepts_are_offered_with_their_colours_and_tokens(seen):
     assert (seen["second"]["concept"], seen["second"]["prompt"]) == ("wizard", "a cat <wizard>")
 
 
+def test_ordinary_loras_are_offered_by_the_names_and_words_of_their_loaders(seen):
+    assert seen["loras"] == [
+        "✓From the prompt's tokens",
+        "polarbear_lora  bear",
+        "Sir  knight  sword",
+    ]
+    chosen, marks = seen["loraChosen"]
+    assert (chosen["concept"], chosen["prompt"]) == ("Sir", "a cat knight, sword")
+    assert marks == 0
+
+
 def test_a_region_that_names_no_loaded_concept_is_marked(seen):
     count, status = seen["marked"]
     assert count == 1

@@ -59,6 +59,23 @@ def test_loading_gives_the_concept_its_strengths_and_its_trigger_words(loras):
     assert entry.concept.name == "a"
 
 
+def test_an_ordinary_lora_is_loaded_with_the_users_name_words_and_rank():
+    file = "demo: superhero_lora.safetensors"
+    (plain,), own_words, whole = load(file)
+    given = {"name": " Sir ", "trigger_words": "shining knight,  sword", "max_rank": 2}
+    (entry,), words, report = LoadEDLoRA.execute(file, 0.5, 0.5, **given).args
+    assert own_words
+    assert own_words == plain.concept.trigger_words
+    assert entry.concept.name == "Sir"
+    assert words == "shining knight, sword"
+    assert max(delta.rank for delta in entry.concept.deltas.values()) == 2
+    assert max(delta.rank for delta in plain.concept.deltas.values()) > 2
+    assert "cut to rank 2: " in report
+    assert "of the change is kept" in report
+    assert "cut to" not in whole
+    assert "base SD1.5" in whole
+
+
 def test_loaders_chain_in_their_order_and_leave_the_earlier_chain_alone(loras):
     first, *_ = load("a.pth")
     second, words, _ = load(os.path.join("sub", "B.PTH"), concepts=first)

@@ -70,6 +70,26 @@ await report(async () => {
   await press("]");
   seen.noClash = [await status(), await layout().locator(".mos-clash").count()];
 
+  // ordinary LoRAs: by the name and the words of their loader, or by the file's
+  await build({
+    layout: ["MOS_RegionLayout"],
+    bear: loader("polarbear_lora"),
+    hero: [
+      "MOS_LoadEDLoRA",
+      { lora_name: "demo: superhero_lora.safetensors", name: "Sir", trigger_words: "knight, sword" },
+      { concepts: ["bear", 0] },
+    ],
+    composer: ["MOS_ComposerAttention", {}, { concepts: ["hero", 0], regions: ["layout", 0] }],
+  });
+  await show();
+  await setLayout([box(0, 0, 200, 512, { prompt: "a cat" })]);
+  await click([100, 200]);
+  await page.waitForFunction(() => document.querySelector(".mos-mark:not([hidden])"));
+  await button("Choose among the loaded concepts");
+  seen.loras = await page.locator(".mos-menu button").allTextContents();
+  await choose("Sir");
+  seen.loraChosen = [(await regions())[0], await marks()];
+
   // copied to another node, with its prompt and concept, fitted to its canvas
   await build({ layout: ["MOS_RegionLayout"], other: ["MOS_RegionLayout", { width: 1024 }] });
   await show();
