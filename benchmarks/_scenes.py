@@ -4,6 +4,7 @@ places where the concepts were learnt.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,11 +60,12 @@ def sentence(words: Sequence[str], places: Sequence[str], scene: str) -> str:
 
 
 def questions_of(count: int, sets: int, concepts, gap: int = 0) -> list[Question]:
-    """`sets` different choices of concepts, each in its order."""
+    """`sets` different choices of concepts, each in its order; nobody twice."""
     number = len(concepts)
+    wide = next(step for step in itertools.count(3) if math.gcd(step, number) == 1)
     return [
         Question(
-            [concepts[(3 * s + i * (1 + 2 * (s % 2))) % number] for i in range(count)],
+            [concepts[(wide * s + i * (wide if s % 2 else 1)) % number] for i in range(count)],
             BACKGROUNDS[s % len(BACKGROUNDS)],
             gap,
         )
