@@ -32,7 +32,8 @@ def transformer_notes(
             f"The first {settings.guidance.steps} steps are led: on {family.title} such a step "
             "runs half of the model once more, and back, in pieces that are computed twice to save "
             "memory. Without it (guidance_steps 0, reinitialise off) a step costs little more than "
-            "a plain one, and on the small transformer that ships about as many characters were right."
+            "a plain one, and on the small transformer that ships about as many characters were "
+            "right."
         )
     if settings.placement and JOINT not in family.sequence.attention.values():
         notes.append(
