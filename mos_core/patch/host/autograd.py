@@ -16,18 +16,38 @@ from ...families import FAMILIES
 
 @contextmanager
 def autograd_on() -> Iterator[None]:
-    """Leaves ComfyUI's inference mode; tells newer versions to use kernels with a backward."""
+    """Leaves ComfyUI's inference mode; tells newer versions to use kernels with a backward, and
+    puts one in the place of those that they use all the same."""
     management = comfy.model_management
     flag = hasattr(management, "in_training")
     before = getattr(management, "in_training", None)
     if flag:
         management.in_training = True
+    kernels, plain = plain_kernels()
+    fast = {name: getattr(kernels, name) for name in plain}
     try:
+        for name, kernel in plain.items():
+            setattr(kernels, name, kernel)
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
+        for name, kernel in fast.items():
+            setattr(kernels, name, kernel)
         if flag:
             management.in_training = before
+
+
+def plain_kernels() -> tuple[Any, dict[str, Any]]:
+    """The module of newer versions' kernels, and those of them that models call for gradients too
+    but have no backward (Anima and Cosmos: norm and rotation in one), written in PyTorch's own
+    operations; (None, {}) on older versions."""
+    kernels = getattr(getattr(comfy, "quant_ops", None), "ck", None)
+    try:
+        from comfy_kitchen.backends.eager import rope
+    except ImportError:
+        return None, {}
+    names = ("rms_rope_split_half", "rms_rope")
+    return kernels, {n: getattr(rope, n) for n in names if hasattr(rope, n) and hasattr(kernels, n)}
 
 
 class Aliases:
