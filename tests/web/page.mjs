@@ -32,28 +32,22 @@ export async function shot(name) {
   if (folder) await page.screenshot({ path: `${folder}/${renderer}-${name}.png` });
 }
 
-/** The page in the renderer that is asked for. A first visit is greeted with a dialog over the graph:
- * so the settings are made on one load of the page, and the next is the one that counts. */
+/** The page in the renderer that is asked for. A first visit is greeted with a dialog in place of a
+ * graph: so the server is told the settings before the page asks for them. */
 export async function open() {
-  await load();
-  await load();
-  await page.keyboard.press("Escape");
-}
-
-async function load() {
+  const data = {
+    "Comfy.TutorialCompleted": true,
+    "Comfy.Minimap.Visible": false,
+    "Comfy.VueNodes.Enabled": renderer === "vue",
+  };
+  const told = await page.request.post(`${address}/settings`, { data });
+  if (!told.ok()) throw new Error(`the server does not take settings: ${told.status()}`);
   await page.goto(address);
   await page.waitForFunction(() => window.LiteGraph?.registered_node_types?.MOS_RegionLayout);
   // The editor opens a graph of its own some time after that.
-  await page
-    .waitForFunction(() => window.app?.graph?._nodes?.length > 0, null, { timeout: 15000 })
-    .catch(() => {});
-  await page.waitForTimeout(1500);
-  await page.evaluate(async (vue) => {
-    const set = (name, value) => app.extensionManager.setting.set(name, value);
-    await set("Comfy.TutorialCompleted", true);
-    await set("Comfy.Minimap.Visible", false);
-    await set("Comfy.VueNodes.Enabled", vue);
-  }, renderer === "vue");
+  await page.waitForFunction(() => window.app?.graph?._nodes?.length > 0);
+  await page.waitForTimeout(500);
+  await page.keyboard.press("Escape");
 }
 
 /** Queues the graph and waits for the end of it: [event, message of the error]. */
@@ -69,13 +63,16 @@ export const run = () =>
       })
   );
 
-/** Puts nodes on an empty graph: {name: [type, {widget: value}, {input: [name, slot]}]}. */
+/** Puts nodes on an empty graph: {name: [type, {widget: value}, {input: [name, slot]}]}. The newer
+ * renderer remembers places by numbers of nodes, so every node gets a number of its own. */
 export const build = (nodes) =>
   page.evaluate((given) => {
     app.graph.clear();
+    window.mosNumber ??= 1000;
     const made = {};
     for (const [i, [name, [type, values]]] of Object.entries(given).entries()) {
       const node = (made[name] = LiteGraph.createNode(type));
+      node.id = ++window.mosNumber;
       node.pos = [(i % 4) * 500, Math.floor(i / 4) * 700];
       app.graph.add(node);
       for (const [key, value] of Object.entries(values ?? {})) {
@@ -87,7 +84,7 @@ export const build = (nodes) =>
         made[source].connect(slot, made[name], made[name].findInputSlot(input));
       }
     }
-    app.canvas.ds.scale = 0.5;
+    app.canvas.ds.scale = 0.6; // the newer renderer leaves out what nodes say below 0.57
     app.canvas.ds.offset = [40, 120];
     app.canvas.setDirty(true, true);
   }, nodes);

@@ -7,8 +7,7 @@ export const layout = (index = 0) => page.locator(".lg-node .mos-layout, .dom-wi
 export const large = () => page.locator(".mos-popout .mos-layout");
 
 /** Puts nodes on an empty graph, as `build` of page.mjs does, the layouts beside each other and all
- * others out of the way. The newer renderer remembers places by numbers of nodes, so every node gets
- * a number of its own. */
+ * others out of the way. */
 export const build = (nodes) =>
   page.evaluate((given) => {
     app.graph.clear();
