@@ -106,10 +106,11 @@ def run_workflow(file, client, object_info, steps):
     if any("refine_steps" in node["inputs"] for node in prompt.values()):
         prompt = override(prompt, {"refine_steps": 2})  # minutes otherwise
     if steps:
-        for inputs in (node["inputs"] for node in prompt.values()):
-            for name in {"prompts", "anchor_prompts"} & inputs.keys():
-                lines = inputs[name].splitlines()
-                inputs[name] = "\n".join([*lines[:1], *lines[-1:]])  # one alone, one of a pair
+        for node in prompt.values():
+            if node["class_type"] == "MOS_FuseConcepts":
+                for name in ("prompts", "anchor_prompts"):
+                    lines = node["inputs"][name].splitlines()
+                    node["inputs"][name] = "\n".join([*lines[:1], *lines[-1:]])  # alone, a pair
     return client.run(prompt, timeout=600).check()
 
 
