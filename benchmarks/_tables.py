@@ -30,6 +30,7 @@ FLUX_ROWS = {
     "stack": REGION_ROWS["stack"],
     "hooks": REGION_ROWS["hooks"],
     "composer": REGION_ROWS["composer"] + ", not led",
+    "border": "... with `isolation_border` 0.25",
     "gap": "... with strips of background left between the boxes",
     "led": "... led: guidance and re-initialisation",
     "composer-placement": "... with placement",

@@ -80,6 +80,9 @@ def arguments():
     parser.add_argument(
         "--unled", action="store_true", help="every composer without guidance, re-initialisation"
     )
+    parser.add_argument(
+        "--border", type=float, default=0.0, help="of isolation, as the node's isolation_border"
+    )
     parser.add_argument("--step-size", type=float, help="of the guidance; default: published")
     parser.add_argument("--largest-change", type=float, help="of a step; default: as the node")
     parser.add_argument("--maps", default="auto", help="resolution of the guidance")
@@ -205,6 +208,7 @@ def settings_of(method: str, args) -> ComposerSettings:
         off != "isolation",
         GuidanceSettings(**chosen),
         placement=STRENGTH if method == "composer-placement" else 0.0,
+        border=args.border,
     )
 
 

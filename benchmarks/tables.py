@@ -24,7 +24,7 @@ from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, TABLES, table_on, with_ta
 KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
 FUSION_ORDER = "parrot zebra blackcat wizard astronaut poodle taxi princess"
-FLUX_OPTIONS = {"led": "", "gap": " --unled --gap 16"}
+FLUX_OPTIONS = {"led": "", "gap": " --unled --gap 16", "border": " --unled --border 0.25"}
 UNITS = {
     "identity": "identity --pairs 24 --threes 16 --seeds 5",
     "concepts": "concepts --seeds 2 --first-seed 101",

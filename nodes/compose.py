@@ -178,6 +178,17 @@ class ComposerAttention(io.ComfyNode):
                     tooltip="After this share of the steps each region takes on the silhouette of "
                     "what was drawn in it, and the background gets the rest back. 0: never.",
                 ),
+                io.Float.Input(
+                    "isolation_border",
+                    default=0.0,
+                    min=0.0,
+                    max=0.5,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Where regions touch, so much of each (of its size) stays open to the "
+                    "other, so that the picture holds together; 0.25 is right for transformers "
+                    "(Flux, Z-Image, Qwen-Image ...). 0: isolation as published.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="Connect this to the sampler."),
@@ -196,7 +207,7 @@ class ComposerAttention(io.ComfyNode):
         guidance_steps=MAX_STEPS, guidance_step_size=STEP_SIZE, attention_maps="auto",
         largest_change=LARGEST_CHANGE, background_concept="", picture_layers=BY_AREA,
         placement=False, placement_strength=PLACEMENT, balance=False, published_overlaps=False,
-        adapt=0.0,
+        adapt=0.0, isolation_border=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         terms = GuidanceTerms(
             enhancement * enhancement_strength,
@@ -221,6 +232,7 @@ class ComposerAttention(io.ComfyNode):
             placement * placement_strength,
             published_overlaps,
             adapt,
+            isolation_border,
         )
         *patched, notes = apply_composer(model, clip, concepts, regions, settings)
         tell = teller(cls)

@@ -9,6 +9,7 @@ isolates nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -21,6 +22,30 @@ INSIDE = 0.5  # of a cell
 BARRED = -1e4  # added to a logit; finite, so that half precision has no NaN
 
 Signature = frozenset[int]  # the regions that a token belongs to
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """Who is kept from seeing whom. mode: of ISOLATIONS. border: share of a region's size (the root
+    of its cells) up to which its cells are open where they lie beside cells that they would not
+    see; 0: none is, as published."""
+
+    mode: str = "off"
+    border: float = 0.0
+
+    @classmethod
+    def of(cls, chosen: "Isolation | str") -> "Isolation":
+        """The same, or the published one of this mode."""
+        return chosen if isinstance(chosen, Isolation) else cls(chosen)
+
+    def __post_init__(self):
+        assert self.mode in ISOLATIONS
+        assert self.border >= 0
+
+    def members(self, regions: Sequence[Region], rows: int, columns: int) -> torch.Tensor:
+        """(regions, cells) bool on the CPU: the cells of each region that are closed to others."""
+        member = cell_members(regions, rows, columns)
+        return open_borders(member, rows, columns, self.border) if self.border else member
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +74,23 @@ def cell_members(regions: Sequence[Region], rows: int, columns: int) -> torch.Te
             cover = replace(region, weight=1.0).weights(rows, columns)
             member[number] = cover.flatten() >= INSIDE
     return member
+
+
+def open_borders(member: torch.Tensor, rows: int, columns: int, share: float) -> torch.Tensor:
+    """(regions, rows * columns) bool: `member` without the cells beside such as they would not look
+    at. They belong to no region then: all see them, and they see all.
+
+    share: how far from these, of the root of a region's cells; rounded, one cell at least.
+    """
+    grid = member.view(-1, rows, columns)
+    free = torch.zeros(rows, columns, dtype=torch.bool)
+    for own in grid:
+        reach = max(1, round(share * own.sum().item() ** 0.5))
+        around = torch.nn.functional.pad(grid, (reach, reach, reach, reach))
+        for down, right in product(range(2 * reach + 1), repeat=2):
+            other = around[:, down : down + rows, right : right + columns]
+            free |= own & other.any(0) & ~(other & grid).any(0)
+    return (grid & ~free).flatten(1)
 
 
 def signatures(member: torch.Tensor) -> dict[Signature, torch.Tensor]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from .guidance import GuidanceTerms
+from .isolation import Isolation
 from .schedule import LARGEST_CHANGE, MAX_STEPS, STEP_SIZE
 
 # The choices of the node -> how often the latent is halved. The published one is 1/32 of the
@@ -49,8 +50,9 @@ class ComposerSettings:
     each other in self-attention. background: name of a concept for what lies outside all regions,
     or empty. picture_layers: of PICTURE_LAYERS, for transformers. placement: added to the logits of
     a region's own words (placement.py); 0: nothing. published_overlaps: isolation as the public
-    code has it where boxes overlap. adapt: the share of the steps after which silhouettes of what
-    was drawn take the regions' place, 0: never."""
+    code has it where boxes overlap. border: isolation.Isolation's.
+    adapt: the share of the steps after which silhouettes of what was drawn take the regions' place,
+    0: never."""
 
     injection: str = "full"
     isolation: bool = True
@@ -60,10 +62,11 @@ class ComposerSettings:
     placement: float = 0.0
     published_overlaps: bool = False
     adapt: float = 0.0
+    border: float = 0.0
 
     @property
-    def isolation_mode(self) -> str:
-        """Of isolation.ISOLATIONS."""
+    def isolated(self) -> Isolation:
+        """What of isolation was chosen."""
         if not self.isolation:
-            return "off"
-        return "reference" if self.published_overlaps else "on"
+            return Isolation("off")
+        return Isolation("reference" if self.published_overlaps else "on", self.border)

@@ -5,9 +5,11 @@ import torch
 
 from mix_of_show.mos_core.compose.isolation import (
     BARRED,
+    Isolation,
     cell_members,
     isolate,
     isolation_bias,
+    open_borders,
     sees,
     signatures,
 )
@@ -92,3 +94,56 @@ def test_who_sees_whom():
         assert sees(a, none, mode)
         assert sees(none, both, mode)
         assert sees(a, a, mode)
+
+
+# ---------------------------------------------------------------------------------- open borders
+
+
+def sides(*parts, rows=4, columns=12):
+    """Members of regions that are full columns, [first, end) each."""
+    member = torch.zeros(len(parts), rows, columns, dtype=torch.bool)
+    for number, (first, end) in enumerate(parts):
+        member[number, :, first:end] = True
+    return member.flatten(1)
+
+
+def columns_of(member, rows=4):
+    return [
+        sorted({int(i) for i in part.nonzero()[:, 1]}) for part in member.unflatten(1, (rows, -1))
+    ]
+
+
+def test_a_border_is_open_where_regions_touch_and_nowhere_else():
+    found = open_borders(sides((0, 6), (6, 12)), 4, 12, 0.25)  # a quarter of sqrt(24) is one cell
+    assert columns_of(found) == [[0, 1, 2, 3, 4], [7, 8, 9, 10, 11]]
+    apart = sides((0, 5), (7, 12))
+    assert torch.equal(open_borders(apart, 4, 12, 0.25), apart)
+
+
+def test_a_border_grows_with_its_own_region():
+    found = open_borders(sides((0, 9), (9, 12)), 4, 12, 0.4)  # sqrt(36) and sqrt(12): two and one
+    assert columns_of(found) == [[0, 1, 2, 3, 4, 5, 6], [10, 11]]
+
+
+def test_cells_that_see_each_other_have_no_border_between_them():
+    """Of two overlapping regions the overlap sees both, and lies between them."""
+    both = sides((0, 8), (4, 12))
+    assert torch.equal(open_borders(both, 4, 12, 0.25), both)
+    assert torch.equal(open_borders(both, 4, 12, 0.5), both)
+
+
+def test_without_a_border_isolation_is_the_published_one(regions):
+    found = Isolation("on").members(regions, ROWS, COLUMNS)
+    assert torch.equal(found, cell_members(regions, ROWS, COLUMNS))
+
+
+def test_cells_of_an_open_border_see_all_and_are_seen_by_all(regions):
+    closed = cell_members(regions, ROWS, COLUMNS)
+    member = Isolation("on", 0.25).members(regions, ROWS, COLUMNS)
+    free = closed.any(0) & ~member.any(0)
+    bias = isolation_bias(isolate(member, "on"), ROWS * COLUMNS)
+    assert not bias[free].any()
+    assert not bias[:, free].any()
+    strict = isolation_bias(isolate(closed, "on"), ROWS * COLUMNS)
+    inside = member.any(0)
+    assert torch.equal(bias[inside][:, inside], strict[inside][:, inside])

@@ -164,16 +164,17 @@ def test_what_a_family_has_no_use_for_is_told():
         assert ("placement is not used" in told) is not joint
 
 
+@pytest.mark.parametrize("border", [0.0, 0.25])
 @pytest.mark.parametrize("gap", [0.0, 0.1])
 @pytest.mark.parametrize("isolation", [True, False])
-def test_isolated_regions_that_leave_no_background_are_told_of_their_seams(isolation, gap):
+def test_isolated_regions_that_leave_no_background_are_told_of_their_seams(isolation, gap, border):
     sides = (Box(0, 0, 0.5 - gap, 1), Box(0.5 + gap, 0, 1, 1))
     drawn = [Drawn(Region("a cat", box=side), RegionText(None, None)) for side in sides]
     quiet = GuidanceSettings(steps=0, reinitialise=False)
-    asked = ComposerSettings(isolation=isolation, guidance=quiet)
+    asked = ComposerSettings(isolation=isolation, guidance=quiet, border=border)
     (family,) = (one for one in FAMILIES if one.name == "flux")
     told = "\n".join(transformer_notes(family, drawn, asked))
-    assert ("seams" in told) == (isolation and not gap)
+    assert ("seams" in told) == (isolation and not gap and not border)
 
 
 def test_regional_attention_and_the_regional_sampler_draw_prompts_in_their_regions(loaded):

@@ -59,7 +59,7 @@ def apply_composer(
     log = ComposerLog(regions, tuple(region.name for region in regions.regions))
     choices = (
         settings.injection,
-        settings.isolation_mode,
+        settings.isolated,
         settings.picture_layers,
         settings.placement,
     )
@@ -74,7 +74,7 @@ def apply_composer(
     if not joint:
         add_layerwise_text(patched)
     patched = add_regional_attention(patched, drawn, *choices, log.note)
-    add_guidance(patched, Guidance(drawn, settings.guidance, log, settings.isolation_mode))
+    add_guidance(patched, Guidance(drawn, settings.guidance, log, settings.isolated))
     if settings.adapt > 0:
         add_adaptation(patched, settings.adapt, log.note)
     if joint:

@@ -12,6 +12,7 @@ import comfy.patcher_extension
 import torch
 
 from ...compose.drawn import Drawn
+from ...compose.isolation import Isolation
 from ...compose.log import ComposerLog
 from ...compose.settings import GuidanceSettings
 from ...errors import SamplerError
@@ -23,7 +24,7 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 class Guidance:
-    """The wrappers. log: filled while sampling. isolation: of the regions (ISOLATIONS), which a
+    """The wrappers. log: filled while sampling. isolation: of the regions, which a
     transformer's maps count in."""
 
     def __init__(
@@ -31,10 +32,10 @@ class Guidance:
         drawn: Sequence[Drawn],
         settings: GuidanceSettings,
         log: ComposerLog,
-        isolation: str = "off",
+        isolation: Isolation | str = "off",
     ):
         self.drawn = tuple(drawn)
-        self.settings, self.log, self.isolation = settings, log, isolation
+        self.settings, self.log, self.isolation = settings, log, Isolation.of(isolation)
 
     def __deepcopy__(self, memo: dict) -> "Guidance":
         return self

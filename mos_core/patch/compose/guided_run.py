@@ -10,6 +10,7 @@ import comfy.model_management
 import torch
 
 from ...compose.drawn import Drawn
+from ...compose.isolation import Isolation
 from ...compose.log import ComposerLog, GuidedStep
 from ...compose.reinit import best_window, paste_windows, with_statistics_of
 from ...compose.schedule import StopRule, progress, step_sizes
@@ -44,7 +45,7 @@ class GuidedRun:
         x: torch.Tensor,
         sigmas: torch.Tensor,
         extra_args: dict,
-        isolation: str = "off",
+        isolation: Isolation,
     ):
         self.regions = [one.region for one in drawn]
         self.settings, self.log, self.guider = settings, log, guider

@@ -9,6 +9,7 @@ import torch
 
 from ...compose.cells import RegionCells, choose_level, grids_of, region_cells
 from ...compose.drawn import Drawn
+from ...compose.isolation import Isolation
 from ...compose.settings import LEAST_CELLS, PUBLISHED_LEVEL, RESOLUTIONS, GuidanceSettings
 from ...families import AttentionLayer, Family, family_of
 from ...families.family import CROSS, JOINT
@@ -47,7 +48,7 @@ def choose_maps(
     base: Any,
     x: torch.Tensor,
     drawn: Sequence[Drawn],
-    isolation: str,
+    isolation: Isolation,
     settings: GuidanceSettings,
     say: Say,
 ) -> MapPlaces:
@@ -87,7 +88,7 @@ def _on_tokens(
     family: Family,
     x: torch.Tensor,
     drawn: Sequence[Drawn],
-    isolation: str,
+    isolation: Isolation,
     settings: GuidanceSettings,
     say: Say,
 ) -> MapPlaces:

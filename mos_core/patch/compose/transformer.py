@@ -40,11 +40,11 @@ def transformer_notes(
             "Placement needs text and picture in one attention; on "
             f"{family.title} a region reads its own text alone, and placement is not used."
         )
-    if settings.isolation and len(drawn) > 1 and not some_background(drawn):
+    if settings.isolation and not settings.border and len(drawn) > 1 and not some_background(drawn):
         notes.append(
             "The regions leave nothing of the picture between them: with isolation each is drawn "
-            "as a picture of its own, and seams show where they touch. Leave a strip free between "
-            "them, or switch isolation off."
+            "as a picture of its own, and seams show where they touch. Set isolation_border to "
+            "0.25, leave a strip free between them, or switch isolation off."
         )
     choice = settings.picture_layers
     concepts = {id(one.concept): one.concept for one in drawn if one.concept is not None}

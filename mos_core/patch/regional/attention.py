@@ -29,7 +29,7 @@ import torch
 
 from ...compose.drawn import Conditioning, Drawn
 from ...compose.injection import Injection
-from ...compose.isolation import ISOLATIONS
+from ...compose.isolation import Isolation
 from ...compose.placement import placement_scale
 from ...compose.settings import BY_AREA, PICTURE_LAYERS
 from ...errors import ArchitectureError, RegionError
@@ -53,7 +53,7 @@ def add_regional_attention(
     model: Any,
     drawn: Sequence[Drawn],
     injection: str = "full",
-    isolation: str = "off",
+    isolation: Isolation | str = "off",
     picture_layers: str = BY_AREA,
     placement: float = 0.0,
     say: Say = LOG.warning,
@@ -61,14 +61,14 @@ def add_regional_attention(
     """A clone of the ModelPatcher that samples with regions.
 
     drawn: each region with its text and the concept that is bound to this model. injection: of
-    INJECTIONS, for UNets; all layers of a transformer get their deltas. isolation: of ISOLATIONS.
+    INJECTIONS, for UNets; all layers of a transformer get their deltas. isolation: or its mode.
     picture_layers: of PICTURE_LAYERS, for transformers. placement: what is added to the logits
     between a region's cells and its own words (compose/placement.py); 0: nothing. say: hears after
     each sampling, a sentence each, what did not act in it. Without regions the model stays as it
     is. Raises ArchitectureError for a model of no known family or a text that does not fit it,
     RegionError if it has regions already.
     """
-    assert isolation in ISOLATIONS
+    isolation = Isolation.of(isolation)
     assert picture_layers in PICTURE_LAYERS
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
         raise RegionError(
@@ -108,7 +108,7 @@ class RegionalAttention(RegionalWrappers):
         width: int,
         drawn: Sequence[Drawn],
         injection: Injection,
-        isolation: str,
+        isolation: Isolation,
         placement: float,
         say: Say,
     ):

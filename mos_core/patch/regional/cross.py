@@ -56,7 +56,7 @@ class RegionalPass:
         for key, layer in self.layers.items():
             recorded = self.recorder is not None and self.recorder.wants(layer.index)
             cross[key] = self.cross_attention(layer, cross.get(key, cross.get(key[:2])), recorded)
-            if recorded or self.places.mode != "off":
+            if recorded or self.places.chosen.mode != "off":
                 own[key] = self.self_attention(layer, own.get(key, own.get(key[:2])), recorded)
         patched = with_first_patch(options, "attn2_output_patch", self.finish)
         patched = with_first_patch(patched, "attn2_patch", note_tokens)
@@ -214,7 +214,7 @@ class RegionalPass:
         ) -> torch.Tensor:
             grid = grid_of(extra_options, q)
             if grid is None or k.shape[0] != q.shape[0] or k.shape[1] < q.shape[1]:
-                if self.places.mode != "off":
+                if self.places.chosen.mode != "off":
                     self.missed.note(ISOLATION, layer.index, extra_options)
                 return attend(q, k, v, extra_options, prior)
             groups = self.places.isolation(grid, q.device)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ...compose.drawn import Drawn
+from ...compose.isolation import Isolation
 from ...compose.tokens import TextPlan
 from ...errors import RegionError
 from ...families.family import ALONE_IMAGE, ALONE_TEXT, CROSS, JOINT, Family
@@ -39,7 +40,7 @@ class JointRegions(RegionalWrappers):
         self,
         family: Family,
         drawn: Sequence[Drawn],
-        isolation: str,
+        isolation: Isolation,
         picture_layers: str,
         placement: float,
         say: Say,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ...compose.cells import RegionCells
-from ...compose.isolation import cell_members, isolate, isolation_bias
+from ...compose.isolation import Isolation, isolate, isolation_bias
 from ...families.family import ALONE_IMAGE, CROSS, JOINT
 from ...regions.region import Region
 from .block import rows_of
@@ -34,7 +34,7 @@ class JointMapRecorder(MapRecorder):
         cells: Sequence[RegionCells | None],
         words: Sequence[Sequence[int]],
         regions: Sequence[Region],
-        isolation: str,
+        isolation: Isolation,
         step: int,
         joint: bool,
     ):
@@ -82,10 +82,11 @@ class JointMapRecorder(MapRecorder):
 
     def _allowed(self, image: ImagePlan, device: torch.device) -> torch.Tensor | None:
         """(cells, cells): what isolation adds to the logits between cells of the maps."""
-        if self.isolation == "off":
+        if self.isolation.mode == "off":
             return None
         rows, columns = (-(-side // self.step) for side in (image.rows, image.columns))
-        groups = isolate(cell_members(self.regions, rows, columns), self.isolation, device)
+        member = self.isolation.members(self.regions, rows, columns)
+        groups = isolate(member, self.isolation.mode, device)
         if all(group.keys is None for group in groups):
             return None
         return isolation_bias(groups, rows * columns, device)

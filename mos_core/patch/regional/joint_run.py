@@ -9,7 +9,7 @@ import torch
 
 from ...compose.drawn import Drawn
 from ...compose.injection import Bundle, Gates, Injection, Single, make_bundles, make_gates
-from ...compose.isolation import cell_members
+from ...compose.isolation import Isolation
 from ...compose.placement import placement_scale
 from ...compose.settings import BY_AREA, SKIP
 from ...compose.tokens import (
@@ -60,7 +60,7 @@ class JointRun:
         self,
         family: Family,
         drawn: Sequence[Drawn],
-        isolation: str,
+        isolation: Isolation,
         picture_layers: str,
         placement: float = 0.0,
     ):
@@ -102,8 +102,8 @@ class JointRun:
 
     @once
     def members(self, image: ImagePlan) -> torch.Tensor:
-        """(regions, image tokens) bool: which tokens belong to which region."""
-        own = cell_members(self.regions, image.rows, image.columns)
+        """(regions, image tokens) bool: which tokens are closed to other regions' ones."""
+        own = self.isolation.members(self.regions, image.rows, image.columns)
         columns = [own, own.new_zeros(len(own), image.padding)]
         for tokens, named in zip(image.references, self.named(len(image.references)), strict=True):
             columns.append(named[:, None].bool().expand(-1, tokens))
@@ -137,11 +137,12 @@ class JointRun:
         else:
             member = self.members(image)
             if kind == ALONE_IMAGE:
-                found = see_image(member, self.isolation)
+                found = see_image(member, self.isolation.mode)
             elif kind == CROSS:
-                found = see_across(plan, member, self.parts(image), self.isolation)
+                found = see_across(plan, member, self.parts(image), self.isolation.mode)
             else:
-                found = see_jointly(plan, member, self.parts(image), self.isolation, placed)
+                mode = self.isolation.mode
+                found = see_jointly(plan, member, self.parts(image), mode, placed)
         if len(found) == 1 and found[0].keys is None and found[0].bias is None:
             return None
         return tuple(_on(group, device, dtype) for group in found)

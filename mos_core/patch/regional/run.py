@@ -22,7 +22,7 @@ from ...compose.injection import (
     make_gates,
     stack_deltas,
 )
-from ...compose.isolation import IsolatedGroup, cell_members, isolate, isolation_bias
+from ...compose.isolation import IsolatedGroup, Isolation, isolate, isolation_bias
 from ...families import AttentionLayer
 from ...families.rows import row_of_layers
 from ...records import Site
@@ -47,9 +47,9 @@ class RegionalRun:
 class Places:
     """Where the regions lie on each feature map, and who sees whom there."""
 
-    def __init__(self, drawn: Sequence[Drawn], isolation: str):
+    def __init__(self, drawn: Sequence[Drawn], isolation: Isolation):
         self.regions = [one.region for one in drawn]
-        self.mode = isolation
+        self.chosen = isolation
 
     @once
     def placement(
@@ -61,9 +61,9 @@ class Places:
     @once
     def isolation(self, grid: Grid, device: torch.device) -> tuple[IsolatedGroup, ...]:
         """Empty where every cell sees every cell."""
-        if self.mode == "off":
+        if self.chosen.mode == "off":
             return ()
-        return isolate(cell_members(self.regions, *grid), self.mode, device)
+        return isolate(self.chosen.members(self.regions, *grid), self.chosen.mode, device)
 
     @once
     def isolation_bias(self, grid: Grid, device: torch.device) -> torch.Tensor | None:
