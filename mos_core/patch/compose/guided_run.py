@@ -45,7 +45,7 @@ class GuidedRun:
         x: torch.Tensor,
         sigmas: torch.Tensor,
         extra_args: dict,
-        isolation: Isolation,
+        isolation: Isolation | str = "off",
     ):
         self.regions = [one.region for one in drawn]
         self.settings, self.log, self.guider = settings, log, guider
@@ -60,7 +60,9 @@ class GuidedRun:
         self.aliases = Aliases()
         self.rule = StopRule(x.shape[0], self.settings.steps)
         with torch.inference_mode(False):  # what a backward pass keeps must be normal tensors
-            self.places = choose_maps(guider.inner_model, x, drawn, isolation, settings, self._say)
+            self.places = choose_maps(
+                guider.inner_model, x, drawn, Isolation.of(isolation), settings, self._say
+            )
         model = guider.inner_model
         dtype = model.manual_cast_dtype or model.get_dtype()
         self.scale = FIRST_SCALE if dtype == torch.float16 else 1.0
