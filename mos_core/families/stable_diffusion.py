@@ -103,7 +103,6 @@ SD15 = Family(
     recompute=_RECOMPUTE,
     file_marks=(
         r"down_blocks_0_attentions_",
-        r"mid_block_attentions_0_proj_",
         r"input_blocks_1_1_",
     ),
     layerwise=True,

@@ -145,6 +145,19 @@ def test_the_header_alone_tells_the_shapes(tmp_path):
     assert check_shapes("x", shapes).family == "sd15"
 
 
+@pytest.mark.parametrize("family", ["sdxl", None])
+def test_layers_that_base_models_share_tell_nothing(family):
+    """An SDXL LoRA of self-attention alone, by the names of diffusers."""
+    shared = (
+        "lora_unet_mid_block_attentions_0_proj_in",
+        "lora_unet_up_blocks_0_attentions_0_proj_in",
+    )
+    names = [*shared, *["lora_te2_text_model_encoder_layers_0_mlp_fc1"] * (family is not None)]
+    shapes = {f"{name}.lora_down.weight": (4, 640) for name in names}
+    shapes |= {f"{name}.lora_up.weight": (640, 4) for name in names}
+    assert check_shapes("x", shapes).family == family
+
+
 def test_an_ordinary_lora_is_not_written_as_the_papers_file(tmp_path):
     concept = read(pair(), tmp_path)
     with pytest.raises(SaveError, match=r"not an ED-LoRA .* save it as safetensors"):
