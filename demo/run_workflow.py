@@ -69,6 +69,7 @@ def keep_packed(saved: Path, kept: Path) -> None:
     import safetensors
     from safetensors.torch import save_file
 
+    sys.path.append(str(DEMO.parent))
     from mos_core.formats.packed import pack
 
     with safetensors.safe_open(saved, framework="pt") as file:
