@@ -9,7 +9,6 @@ isolates nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 
@@ -80,17 +79,29 @@ def open_borders(member: torch.Tensor, rows: int, columns: int, share: float) ->
     """(regions, rows * columns) bool: `member` without the cells beside such as they would not look
     at. They belong to no region then: all see them, and they see all.
 
-    share: how far from these, of the root of a region's cells; rounded, one cell at least.
+    share: how far from these, of the root of a region's cells (of the largest region's, for cells
+    of several); rounded, one cell at least.
     """
-    grid = member.view(-1, rows, columns)
     free = torch.zeros(rows, columns, dtype=torch.bool)
-    for own in grid:
-        reach = max(1, round(share * own.sum().item() ** 0.5))
-        around = torch.nn.functional.pad(grid, (reach, reach, reach, reach))
-        for down, right in product(range(2 * reach + 1), repeat=2):
-            other = around[:, down : down + rows, right : right + columns]
-            free |= own & other.any(0) & ~(other & grid).any(0)
-    return (grid & ~free).flatten(1)
+    found = {regions: cells for regions, cells in signatures(member).items() if regions}
+    for own, cells in found.items():
+        others = [tokens for other, tokens in found.items() if not own & other]
+        if not others:
+            continue
+        unseen, inside = torch.zeros(2, rows * columns, dtype=torch.bool)
+        unseen[torch.cat(others)] = True
+        inside[cells] = True
+        reach = max(1, round(share * member[list(own)].sum(1).max().item() ** 0.5))
+        free |= inside.view(rows, columns) & grown(unseen.view(rows, columns), reach)
+    return member & ~free.flatten()
+
+
+def grown(cells: torch.Tensor, reach: int) -> torch.Tensor:
+    """(rows, columns) bool: `cells`, and all that lie within `reach` rows and columns of one."""
+    pool, width = torch.nn.functional.max_pool2d, 2 * reach + 1
+    out = cells[None].float()
+    out = pool(out, (width, 1), stride=1, padding=(reach, 0))
+    return pool(out, (1, width), stride=1, padding=(0, reach))[0] > 0
 
 
 def signatures(member: torch.Tensor) -> dict[Signature, torch.Tensor]:

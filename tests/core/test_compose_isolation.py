@@ -132,6 +132,23 @@ def test_cells_that_see_each_other_have_no_border_between_them():
     assert torch.equal(open_borders(both, 4, 12, 0.5), both)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+def test_open_borders_are_those_of_a_search_around_every_cell(regions, share):
+    member = cell_members(regions, ROWS, COLUMNS)
+    cells = [(row, column) for row in range(ROWS) for column in range(COLUMNS)]
+    sets = {cell: set(member[:, i].nonzero()[:, 0].tolist()) for i, cell in enumerate(cells)}
+    expected = member.clone()
+    for number, (row, column) in enumerate(cells):
+        own = sets[row, column]
+        sizes = [int(member[region].sum()) for region in own]
+        reach = max([1, *(round(share * size**0.5) for size in sizes)])
+        for (down, right), other in sets.items():
+            near = abs(row - down) <= reach and abs(column - right) <= reach
+            if near and own and other and not own & other:
+                expected[:, number] = False
+    assert torch.equal(open_borders(member, ROWS, COLUMNS, share), expected)
+
+
 def test_without_a_border_isolation_is_the_published_one(regions):
     found = Isolation("on").members(regions, ROWS, COLUMNS)
     assert torch.equal(found, cell_members(regions, ROWS, COLUMNS))

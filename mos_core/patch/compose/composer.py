@@ -50,6 +50,8 @@ def apply_composer(
     notes = (*notes, *composer_notes(regions, known, assigned))
     if not regions.regions:
         notes = ("There are no regions: the picture is drawn by the global prompt alone.",)
+    if settings.border and not settings.isolation:
+        notes = (*notes, "isolation_border opens nothing: isolation is off.")
     for entry in known:
         check_fits_model(entry.concept, model)
     drawn = draw_regions(model, clip, regions, known, assigned)
