@@ -94,7 +94,8 @@ class TrainEDLoRA(io.ComfyNode):
                 io.Combo.Input(
                     "layers", options=list(LAYERS), default=d.layers,
                     tooltip="attention: the attention layers, as published. all linear: also "
-                    "feed-forward and projection layers.",
+                    "feed-forward and projection layers. linear and convolution: also a UNet's "
+                    "convolutions (LoCon), for shapes that the base model does not know.",
                 ),
                 io.Float.Input(
                     "rate_embedding", default=d.rate_embedding, **RATE,

@@ -21,7 +21,7 @@ ROOMS = {
     "text": {"errors", "records", "families"},
     "regions": {"errors"},
     "find": {"errors", "records", "text", "regions"},
-    "train": {"errors", "deltas", "noise", "records", "families"},
+    "train": {"errors", "adapters", "deltas", "noise", "records", "families"},
     "fuse": {"errors", "deltas", "records", "families"},
     "compose": {"errors", "deltas", "noise", "records", "families", "text", "regions"},
 }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ..errors import TrainError
 
 REGULARISATION = ("off", "whole object", "part of the object")
-LAYERS = ("attention", "all linear")
+ATTENTION, LINEAR, CONVOLUTIONS = "attention", "all linear", "linear and convolution"
+LAYERS = (ATTENTION, LINEAR, CONVOLUTIONS)
 MASKED_LOSS = ("mask", "whole picture")
 SHAPES = ("square", "as the image")
 ROWS = ("auto", "every layer", "every block")  # a block: one spatial transformer

@@ -1,11 +1,13 @@
 """What is trained: embeddings and LoRA factors as parameters, to and from a Concept."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from ..deltas import LowRank
+from ..adapters import Adapter
+from ..deltas import Delta, LowRank
 from ..records import Concept, Site
 from .settings import TrainSettings
 
@@ -20,8 +22,8 @@ Tables = Mapping[str, Mapping[str, torch.Tensor]]  # encoder -> token -> (rows, 
 class Target:
     """A layer that can be trained.
 
-    site: where it is; shape: of its weight, (out, in) or (out, in, 1, 1); text: it belongs to a
-    text encoder.
+    site: where it is; shape: of its weight, (out, in) or (out, in, rows, columns); text: it belongs
+    to a text encoder.
     """
 
     site: Site
@@ -108,7 +110,7 @@ class TrainableConcept:
             name,
             self.words,
             {e: {t: copy(table) for t, table in own.items()} for e, own in self.tables().items()},
-            {n: LowRank(copy(pair.down), copy(pair.up)) for n, pair in self.factors.items()},
+            {n: as_delta(copy(pair.down), copy(pair.up)) for n, pair in self.factors.items()},
             self.family,
             dict(metadata),
             resume,
@@ -124,14 +126,28 @@ def fresh_factors(
 ) -> dict[str, LowRank]:
     """New factors whose delta is zero: down random (kaiming uniform), up zero.
 
-    shapes: module -> shape of its weight, (out, in) or (out, in, 1, 1).
+    shapes: module -> shape of its weight, (out, in) or (out, in, rows, columns).
     """
     factors = {}
-    for module, (out, width, *ones) in shapes.items():
-        bound = width**-0.5
-        down = (torch.rand(rank, width, *ones, generator=generator) * 2 - 1) * bound
-        factors[module] = LowRank(down, torch.zeros(out, rank, *ones))
+    for module, (out, width, *kernel) in shapes.items():
+        bound = (width * math.prod(kernel)) ** -0.5
+        down = (torch.rand(rank, width, *kernel, generator=generator) * 2 - 1) * bound
+        factors[module] = LowRank(down, torch.zeros(out, rank, *(1 for _ in kernel)))
     return factors
+
+
+def as_delta(down: torch.Tensor, up: torch.Tensor) -> LowRank | Adapter:
+    """Factors as a concept has them: those of a larger convolution as a file's."""
+    if set(down.shape[2:]) <= {1}:
+        return LowRank(down, up)
+    return Adapter("LoRA", {DOWN: down, UP: up})
+
+
+def as_factors(delta: Delta | Adapter) -> LowRank | None:
+    """The factors that training can go on with; None if the delta is of another kind."""
+    if isinstance(delta, Adapter) and set(delta.tensors) == {DOWN, UP}:
+        return LowRank(delta.tensors[DOWN], delta.tensors[UP])
+    return delta if isinstance(delta, LowRank) else None
 
 
 def make_trainable(
@@ -164,7 +180,8 @@ def make_trainable(
             for encoder, own in resume.tables.items()
         }
         # Modules that the concept lacks start fresh; modules that are not trained stay applied.
-        kept = {name: pair for name, pair in resume.deltas.items() if isinstance(pair, LowRank)}
+        known = {name: as_factors(delta) for name, delta in resume.deltas.items()}
+        kept = {name: pair for name, pair in known.items() if pair is not None}
         factors = {**factors, **kept}
     sites = {name: target.site for name, target in targets.items()}
     return TrainableConcept(words, tables, factors, sites, rows, family)

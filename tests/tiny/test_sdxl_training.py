@@ -10,6 +10,7 @@ import torch
 
 from mix_of_show.mos_core.errors import MosError
 from mix_of_show.mos_core.formats import read_concept, save_concept
+from mix_of_show.mos_core.formats.safetensors_edlora import tensors_of
 from mix_of_show.mos_core.noise import Velocity
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.train.concept import TrainingSet, Wanted, train_concept
@@ -179,8 +180,9 @@ def test_velocity_models_learn_velocity_at_a_signal_of_nothing_too(run, zsnr):
     assert any(pair.up.abs().max() > 0 for pair in concept.deltas.values())
 
 
-def test_an_ordinary_lora_learns_no_token_and_is_one_for_the_stock_loader(run, unet, clip):
-    settings = replace(SETTINGS, layerwise=False, layers="all linear")
+@pytest.mark.parametrize("layers", ["all linear", "linear and convolution"])
+def test_an_ordinary_lora_learns_no_token_and_is_one_for_the_stock_loader(run, unet, clip, layers):
+    settings = replace(SETTINGS, layerwise=False, layers=layers)
     concept, _ = run(settings, tokens="a red bear", initializer="")
     assert concept.words == ("a red bear",)
     assert not concept.tables
@@ -188,8 +190,8 @@ def test_an_ordinary_lora_learns_no_token_and_is_one_for_the_stock_loader(run, u
     ours = noise_of(*apply_concepts(unet, clip, (WeightedConcept(concept),)), "a red bear")
     tensors = {
         name + end: tensor
-        for name, pair in concept.deltas.items()
-        for end, tensor in ((".lora_down.weight", pair.down), (".lora_up.weight", pair.up))
+        for name, delta in concept.deltas.items()
+        for end, tensor in tensors_of(delta).items()
     }
     kohya = {
         key.replace("text_encoder_2.", "lora_te2_").replace("text_encoder.", "lora_te1_")

@@ -14,6 +14,7 @@ from mix_of_show.mos_core.patch.train.session import open_session
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.train.pictures import make_views
 from mix_of_show.mos_core.train.session import StopTraining
+from mix_of_show.mos_core.train.settings import LAYERS
 from mix_of_show.mos_core.train.step import make_example, step_loss
 from support.training import CAPTION, SETTINGS, flat, pictures, run, trainable_of, vae, weights_hash  # noqa: F401 (fixtures)
 
@@ -115,7 +116,8 @@ def test_a_cancel_acts_before_the_next_batch_of_an_accumulated_step(run):
     assert concept.metadata["steps_done"] == 2
 
 
-def test_a_trained_concept_draws_the_same_noise_as_its_training_session(run, unet, clip):
+@pytest.mark.parametrize("layers", LAYERS)
+def test_a_trained_concept_draws_the_same_noise_as_its_training_session(run, unet, clip, layers):
     """Oracle: W0 + up @ down through ComfyUI's patching equals the branches of the session."""
     seen = {}
 
@@ -127,7 +129,7 @@ def test_a_trained_concept_draws_the_same_noise_as_its_training_session(run, une
                 seen["context"] = texts.cross.clone()
                 seen["noise"] = session.predict(x, sigma, texts)[0].clone()
 
-    concept, _ = run(on_step=keep)
+    concept, _ = run(replace(SETTINGS, layers=layers), on_step=keep)
     model, coder = apply_concepts(unet, clip, (WeightedConcept(concept),))
     wide = coder.encode_from_tokens_scheduled(coder.tokenize("a <x1> <x2> here"))[0][0]
     torch.testing.assert_close(wide, seen["context"], rtol=1e-4, atol=1e-5)

@@ -1,4 +1,7 @@
-"""Trainable branches beside a module's own weight, `y = W x + up (down x)`, for a `with` block."""
+"""Trainable branches beside a module's own weight, `y = W x + up (down x)`, for a `with` block.
+
+A convolution's `down` has its kernel, stride and padding, its `up` looks at single cells (LoCon).
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -49,7 +52,8 @@ def branch(pair: LowRank, part: tuple[int, int] | None = None) -> Callable:
         x = args[0]
         down, up = pair.down.to(x), pair.up.to(output)  # a text encoder may stay on the CPU
         if pair.down.ndim == 4:
-            return output + F.conv2d(F.conv2d(x, down).to(up), up)
+            how = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
+            return output + F.conv2d(F.conv2d(x, down, **how).to(up), up)
         rows = F.linear(x, down).to(up)
         if part is not None:
             return added_to_part(output, F.linear(rows, up), part)
