@@ -1,6 +1,7 @@
 """Who is drawn with the ordinary LoRAs of the miniature world, as judged by matching sprites.
 
-scripts/bench loras [--folder demo/models/concepts] [--seeds 2] [--first-seed 101] [--save FOLDER]
+scripts/bench loras [--folder demo/models/concepts] [--files {}_lora.safetensors] [--seeds 2]
+    [--first-seed 101] [--save FOLDER]
 
 Each file is applied as ComfyUI's Load LoRA applies it and asked for by the word that it was trained
 on: share of right identities at strength 1, and of the class word's own character at strength 0.
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _concepts import concept_files
 from concepts import BACKGROUNDS
 from identity import DEMO, draw, identities
 from PIL import Image
@@ -24,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
+    parser.add_argument("--files", default="{}_lora.safetensors", help="{}: the character's name")
     parser.add_argument("--first-seed", type=int, default=101)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--save", type=Path, help="folder for a contact sheet per LoRA")
@@ -35,7 +38,7 @@ def main() -> None:
     shares: dict[str, dict[str, float]] = {}
     with torch.inference_mode():
         model, clip, vae = load_miniature(args.checkpoint)
-        for file in sorted(args.folder.glob("*_lora.safetensors")):
+        for file in concept_files(args.folder, args.files).values():
             with safe_open(file, "pt") as opened:
                 metadata = opened.metadata()
             name, word = metadata["ss_output_name"], metadata["modelspec.trigger_phrase"]

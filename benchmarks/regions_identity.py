@@ -125,7 +125,9 @@ def hooks(base, question, args, settings):
     for entry, region in zip(question.concepts, question.regions.regions, strict=True):
         _, own = apply_concepts(*base, (entry,))
         mask = region.box.weights(HEIGHT // 8, question.width // 8)[None]
-        group = lora_hook(bind(model, None, entry).model)
+        bound = bind(model, None, entry)
+        convolutions = {site: delta.inner for site, delta in bound.maps.items()}
+        group = lora_hook({**bound.model, **convolutions})
         for kept, text in ((positive, region.prompt), (negative, "")):
             (made,) = comfy.hooks.set_conds_props(
                 [encode(own, text)], 1.0, "default", mask=mask, hooks=group

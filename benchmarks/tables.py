@@ -46,6 +46,7 @@ UNITS = {
             "--files sdxl_{}.safetensors --methods composer --counts 2 3"
             if row == "edlora"
             else f"--files sdxl_{{}}_lora.safetensors --methods {row}"
+            + (" --refine-steps 0" if row == "fused" else "")
         )
         + " --sets 3 --seeds 2 --first-seed 20"
         for row in SDXL_ROWS

@@ -19,7 +19,14 @@ from lib.problem import run_script
 
 WORLDS = {  # --world: what else the workflow is given, the file's name
     "sd15": ({}, "{}.safetensors"),
-    "sdxl": ({"ckpt_name": "demo: miniature_sdxl.safetensors"}, "sdxl_{}.safetensors"),
+    "sdxl": (
+        {
+            "ckpt_name": "demo: miniature_sdxl.safetensors",
+            "layers": "linear and convolution",
+            "rate_unet": 0.003,
+        },
+        "sdxl_{}.safetensors",
+    ),
 }
 
 

@@ -29,7 +29,12 @@ SETTINGS = {
 WORLDS = {  # --world: what else the workflow is given, the file's name, ss_base_model_version
     "sd15": ({}, "{}_lora.safetensors", "sd_v1"),
     "sdxl": (
-        {"ckpt_name": "demo: miniature_sdxl.safetensors"},
+        {
+            "ckpt_name": "demo: miniature_sdxl.safetensors",
+            "layers": "linear and convolution",
+            "rank": 8,
+            "rate_unet": 0.003,
+        },
         "sdxl_{}_lora.safetensors",
         "sdxl_base_v1-0",
     ),
