@@ -11,13 +11,17 @@ the file stays. Prints the share of the squares that is kept.
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+sys.path.append(str(Path(__file__).parent.parent))
+from mos_core.adapters import ALPHA, DOWN, UP
+from mos_core.deltas import LowRank, svd_of_product
+
 PER_TENSOR = 145  # bytes in a file's header, about
 
 
@@ -37,11 +41,9 @@ def slim(tensors: dict[str, torch.Tensor], size: int) -> tuple[dict[str, torch.T
         down = tensors[name + DOWN].flatten(1).float()  # a convolution's with its kernel
         up = tensors[name + UP].flatten(1).float()
         alpha = float(tensors[name + ALPHA]) if name + ALPHA in tensors else len(down)
-        (q_up, r_up), (q_down, r_down) = torch.linalg.qr(up), torch.linalg.qr(down.T)
-        u, s, v = torch.linalg.svd(r_up @ r_down.T * (alpha / len(down)), full_matrices=False)
-        parts[name] = q_up @ u, s, v @ q_down.T
+        parts[name] = svd_of_product(LowRank(down * (alpha / len(down)), up))
         cost = 2 * (len(up) + down.shape[1])
-        values += [(float(one**2) / cost, name, cost) for one in s]
+        values += [(float(one**2) / cost, name, cost) for one in parts[name][1]]
     left = size - sum(t.numel() * t.element_size() + PER_TENSOR for t in kept.values())
     ranks = dict.fromkeys(parts, 0)
     for _, name, cost in sorted(values, reverse=True):

@@ -2,7 +2,7 @@
 
 from .adapter import Adapter
 from .ends import ALPHA, BIAS, DORA, DOWN, MAGNITUDE, MID, UP, split_name
-from .plain import plain_delta
+from .plain import delta_of_factors, factors_of, plain_delta
 
 __all__ = [
     "ALPHA",
@@ -13,6 +13,8 @@ __all__ = [
     "MID",
     "UP",
     "Adapter",
+    "delta_of_factors",
+    "factors_of",
     "plain_delta",
     "split_name",
 ]

@@ -29,6 +29,24 @@ def plain_delta(adapter: Adapter) -> Delta:
     return Whole(t[DIFF].flatten(1))
 
 
+def delta_of_factors(down: torch.Tensor, up: torch.Tensor) -> LowRank | Adapter:
+    """Factors without alpha as a concept has them: those of a larger convolution as a file's.
+
+    down: (rank, in) or (rank, in, rows, columns); up: (out, rank) or (out, rank, 1, 1).
+    """
+    if set(down.shape[2:]) | set(up.shape[2:]) <= {1}:
+        return LowRank(down, up)
+    return Adapter("LoRA", {DOWN: down, UP: up})
+
+
+def factors_of(delta: Delta | Adapter) -> LowRank | None:
+    """The inverse of `delta_of_factors`, a larger convolution's `down` with its kernel; None for a
+    delta of another kind or with an alpha."""
+    if isinstance(delta, Adapter) and set(delta.tensors) == {DOWN, UP}:
+        return LowRank(delta.tensors[DOWN], delta.tensors[UP])
+    return delta if isinstance(delta, LowRank) else None
+
+
 def _loha(adapter: Adapter) -> Delta:
     a1, b1, a2, b2 = (adapter.tensors[end].float() for end in HADA)
     if HADA_TUCKER[0] not in adapter.tensors:

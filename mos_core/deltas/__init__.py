@@ -9,7 +9,7 @@ from .convolution import Convolution, WithBias
 from .decomposed import Decomposed
 from .delta import Delta
 from .kronecker import Kronecker
-from .low_rank import LowRank, cut, hadamard
+from .low_rank import LowRank, cut, hadamard, svd_of_product
 from .whole import Whole
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "WithBias",
     "cut",
     "hadamard",
+    "svd_of_product",
 ]

@@ -80,6 +80,17 @@ def leading_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, ...]:
     return q @ u, values, v
 
 
+def svd_of_product(pair: LowRank) -> tuple[torch.Tensor, ...]:
+    """u (out, r), values (r,), v (r, in), float64, of `up down`, which is never built.
+
+    From the small core: up = Q R, down^T = P S, so `up down = Q svd(R S^T) P^T`.
+    """
+    q, r = torch.linalg.qr(pair.up.flatten(1).double())
+    p, s = torch.linalg.qr(pair.down.flatten(1).double().T)
+    u, values, v = torch.linalg.svd(r @ s.T, full_matrices=False)
+    return q @ u, values, v @ p.T
+
+
 def cut(delta: Delta, rank: int) -> tuple[Delta, float]:
     """The nearest delta of that rank (Eckart-Young), and the share of the squared norm it keeps.
 
@@ -88,11 +99,7 @@ def cut(delta: Delta, rank: int) -> tuple[Delta, float]:
     if delta.rank <= rank:
         return delta, 1.0
     if isinstance(delta, LowRank):
-        # svd(up down) from the small core: up = Q R, down^T = P S, core = R S^T.
-        q, r = torch.linalg.qr(delta.up.flatten(1).double())
-        p, s = torch.linalg.qr(delta.down.flatten(1).double().T)
-        u, values, v = torch.linalg.svd(r @ s.T, full_matrices=False)
-        u, v = q @ u, v @ p.T
+        u, values, v = svd_of_product(delta)
     else:
         u, values, v = leading_svd(delta.matrix(), rank)
     total = values.square().sum() if isinstance(delta, LowRank) else delta.matrix().square().sum()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..adapters import DOWN, UP, Adapter
+from ..adapters import DOWN, UP, Adapter, delta_of_factors, factors_of
 from ..adapters.ends import DIFF
 from ..deltas import Delta, LowRank
 from ..errors import FileFormatError
@@ -96,11 +96,8 @@ def _read_second(file: TensorFile) -> Concept:
 
 
 def _as_trained(delta: Delta | Adapter) -> Delta | Adapter:
-    if isinstance(delta, Adapter) and set(delta.tensors) == {DOWN, UP}:
-        down, up = delta.tensors[DOWN], delta.tensors[UP]
-        if set(down.shape[2:]) | set(up.shape[2:]) <= {1}:
-            return LowRank(down, up)
-    return delta
+    pair = factors_of(delta)
+    return delta if pair is None else delta_of_factors(pair.down, pair.up)
 
 
 def _json(file: TensorFile, key: str, kind: type, default: str | None = None):

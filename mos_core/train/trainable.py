@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..adapters import Adapter
-from ..deltas import Delta, LowRank
+from ..adapters import DOWN, UP, delta_of_factors, factors_of
+from ..deltas import LowRank
 from ..records import Concept, Site
 from .settings import TrainSettings
 
 EMB, TEXT, MODEL = "emb.", "text_encoder", ""  # starts of the parameters' names, by rate
 ALONE = "clip_l"  # encoder whose tables go by the token's name alone
 FILE_ENTRY = 256  # bytes that name one tensor in a file's header
-DOWN, UP = ".lora_down.weight", ".lora_up.weight"
 Tables = Mapping[str, Mapping[str, torch.Tensor]]  # encoder -> token -> (rows, width)
 
 
@@ -35,8 +34,9 @@ class TrainableConcept:
     """The parameters of one concept, float32.
 
     words: how a prompt calls it; those that have tables are its concept tokens. tables: a single
-    row serves all `rows`. factors: module's name in the file -> LowRank of parameters; sites: where
-    each of them is. family: of the model that it is trained on.
+    row serves all `rows`. factors: module's name in the file -> LowRank of parameters, a
+    convolution's `down` with its kernel; sites: where each of them is. family: of the model that it
+    is trained on.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TrainableConcept:
             name,
             self.words,
             {e: {t: copy(table) for t, table in own.items()} for e, own in self.tables().items()},
-            {n: as_delta(copy(pair.down), copy(pair.up)) for n, pair in self.factors.items()},
+            {n: delta_of_factors(copy(p.down), copy(p.up)) for n, p in self.factors.items()},
             self.family,
             dict(metadata),
             resume,
@@ -134,20 +134,6 @@ def fresh_factors(
         down = (torch.rand(rank, width, *kernel, generator=generator) * 2 - 1) * bound
         factors[module] = LowRank(down, torch.zeros(out, rank, *(1 for _ in kernel)))
     return factors
-
-
-def as_delta(down: torch.Tensor, up: torch.Tensor) -> LowRank | Adapter:
-    """Factors as a concept has them: those of a larger convolution as a file's."""
-    if set(down.shape[2:]) <= {1}:
-        return LowRank(down, up)
-    return Adapter("LoRA", {DOWN: down, UP: up})
-
-
-def as_factors(delta: Delta | Adapter) -> LowRank | None:
-    """The factors that training can go on with; None if the delta is of another kind."""
-    if isinstance(delta, Adapter) and set(delta.tensors) == {DOWN, UP}:
-        return LowRank(delta.tensors[DOWN], delta.tensors[UP])
-    return delta if isinstance(delta, LowRank) else None
 
 
 def make_trainable(
@@ -180,7 +166,7 @@ def make_trainable(
             for encoder, own in resume.tables.items()
         }
         # Modules that the concept lacks start fresh; modules that are not trained stay applied.
-        known = {name: as_factors(delta) for name, delta in resume.deltas.items()}
+        known = {name: factors_of(delta) for name, delta in resume.deltas.items()}
         kept = {name: pair for name, pair in known.items() if pair is not None}
         factors = {**factors, **kept}
     sites = {name: target.site for name, target in targets.items()}

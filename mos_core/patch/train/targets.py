@@ -11,11 +11,10 @@ from ...errors import TrainError
 from ...families import AttentionLayer, Family
 from ...families.unet import UNetLayer
 from ...records import TEXT_PART, UNET_PART, Site
-from ...train.settings import ATTENTION as ATTENTION_ALONE
-from ...train.settings import CONVOLUTIONS, LINEAR
+from ...train.settings import ATTENTION, CONVOLUTIONS, LINEAR
 from ...train.trainable import Target
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 SECOND = "text_encoder_2."  # the second text encoder's part of a file
 BLOCKS = re.compile(r"\.(resnets|downsamplers|upsamplers)\.\d+\.(?!norm)")
@@ -27,15 +26,15 @@ def targets_of(
     """Name in the file -> layer: of the text encoders that learn, then of the model, in the order
     in which they run. layers: of settings.LAYERS. Raises TrainError if the model has no
     convolutions and they are asked for."""
-    found = dict(text_targets(clip.cond_stage_model, family, layers))
     unet = [layer for layer in attention if isinstance(layer, UNetLayer)]
+    if layers == CONVOLUTIONS and not unet:
+        raise TrainError(
+            f"{family.title} has no residual blocks of convolutions; choose '{LINEAR}' layers"
+        )
+    found = dict(text_targets(clip.cond_stage_model, family, layers))
     own = unet_targets(model.model, unet, layers) if unet else model_targets(model, family, layers)
     found |= dict(own)
     if layers == CONVOLUTIONS:
-        if not unet:
-            raise TrainError(
-                f"{family.title} has no residual blocks of convolutions; choose '{LINEAR}' layers"
-            )
         found |= dict(convolution_targets(model.model))
     return found
 
@@ -44,7 +43,7 @@ def text_targets(text: torch.nn.Module, family: Family, layers: str) -> Iterator
     """(name, Target) of CLIP's text encoders; other kinds are not trained."""
     learning = [encoder for encoder in family.texts if encoder.learns_tokens]
     modules = [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
-    if layers != ATTENTION_ALONE:
+    if layers != ATTENTION:
         modules += ["mlp.fc1", "mlp.fc2"]
     for prefix, encoder in zip((TEXT_PART, SECOND), learning, strict=False):
         for i in range(getattr(text, encoder.key).num_layers):
@@ -56,12 +55,12 @@ def text_targets(text: torch.nn.Module, family: Family, layers: str) -> Iterator
 
 def unet_targets(root: torch.nn.Module, attention: Sequence[UNetLayer], layers: str) -> Iterator:
     """(name, Target) of a UNet's transformer blocks, by diffusers' names."""
-    inside = [f"{kind}.{part}" for kind in ("attn1", "attn2") for part in ATTENTION]
-    if layers != ATTENTION_ALONE:
+    inside = [f"{kind}.{part}" for kind in ("attn1", "attn2") for part in PROJECTIONS]
+    if layers != ATTENTION:
         inside += FEED_FORWARD
     for layer in attention:
         names = [f"{layer.diffusers}.transformer_blocks.{layer.depth}.{part}" for part in inside]
-        if layers != ATTENTION_ALONE and layer.depth == 0:
+        if layers != ATTENTION and layer.depth == 0:
             names += [f"{layer.diffusers}.proj_in", f"{layer.diffusers}.proj_out"]
         own = "diffusion_model." + layer.comfy
         for name in names:
@@ -86,7 +85,7 @@ def convolution_targets(model: Any) -> Iterator:
 
 def model_targets(model: Any, family: Family, layers: str) -> Iterator:
     """(name, Target) of any other model's linear layers, by ComfyUI's own names."""
-    parts = family.targets.get(layers, ())  # none has convolutions
+    parts = family.targets[layers]
     for path, module in model.model.named_modules():
         role = family.role(path) if hasattr(module, "in_features") else None
         if role is not None and role.part in parts:
