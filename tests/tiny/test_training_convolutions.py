@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mix_of_show.mos_core.adapters import DOWN, UP
 from mix_of_show.mos_core.errors import TrainError
 from mix_of_show.mos_core.families import family_of
 from mix_of_show.mos_core.formats import read_concept, save_concept
@@ -33,7 +34,9 @@ def test_every_convolution_of_blocks_learns_and_the_file_holds_it(run, unet, tmp
     assert any(n.endswith("samplers.0.conv") for n in added)
     assert any(n.endswith("time_emb_proj") for n in added)
     kept = tensors(concept)
-    assert all(tensor.abs().max() > 0 for tensor in kept.values())
+    learnt = [t for n, t in kept.items() if n.removesuffix(DOWN).removesuffix(UP) in added]
+    assert len(learnt) == 2 * len(added)
+    assert all(tensor.abs().max() > 0 for tensor in learnt)
     assert kept["unet.down_blocks.0.resnets.0.conv1.lora_down.weight"].shape[2:] == (3, 3)
     again = tensors(read_concept(save_concept(concept, tmp_path, "x")))
     assert again.keys() == kept.keys()
