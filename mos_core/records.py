@@ -155,8 +155,8 @@ class Fused:
     """Several concepts fused into one set of weights: what travels on a MOS_FUSED wire.
 
     concepts: their embeddings alone, in order. text, unet: diffusers module name -> delta of the
-    whole weight, (out, in) or (out, in, 1, 1). base: fingerprint of the model it was made from.
-    metadata: settings, strengths, loss per layer; JSON-able.
+    whole weight, (out, in) or (out, in, rows, columns). base: fingerprint of the model it was made
+    from. metadata: settings, strengths, loss per layer; JSON-able.
     """
 
     concepts: tuple[Concept, ...]

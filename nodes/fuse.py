@@ -28,7 +28,14 @@ class FuseConcepts(io.ComfyNode):
             "then understand every concept's tokens.",
             search_aliases=["mix of show", "merge lora", "gradient fusion", "combine lora"],
             hidden=[io.Hidden.unique_id],
-            advanced=("ridge", "text_rows", "anchor", "anchor_prompts", "reuse_sums"),
+            advanced=(
+                "ridge",
+                "text_rows",
+                "anchor",
+                "anchor_prompts",
+                "reuse_sums",
+                "convolutions",
+            ),
             inputs=[
                 *base_inputs(),
                 MosConcepts.Input("concepts", tooltip="The concepts to fuse, from Load ED-LoRA."),
@@ -144,6 +151,14 @@ class FuseConcepts(io.ComfyNode):
                     "layers' inputs). 0: what is free. What does not fit is taken in portions, "
                     "each of which samples every concept once more; the node says how many "
                     "samplings there will be.",
+                ),
+                io.Boolean.Input(
+                    "convolutions",
+                    default=RECOMMENDED.convolutions,
+                    optional=True,
+                    tooltip="Fuses the convolutions larger than one cell that concepts change "
+                    "(LoCon), too. Their sums take the most memory. Off: they are left out, and "
+                    "the report says so.",
                 ),
             ],
             outputs=[

@@ -1,10 +1,10 @@
 """A fusion as one `.safetensors`, to share between workflows.
 
 Version 1, Stable Diffusion 1.5: `emb.<token>` (layers, text width); `text_encoder.<module>.diff`
-and `unet.<module>.diff`, the whole change of a weight, (out, in) or (out, in, 1, 1), with diffusers
-module names. Version 2, any model: `emb.<encoder>.<token>`, and modules of other encoders and
-models by ComfyUI's own names; weights may be packed (packed.py). What fits version 1 is written as
-version 1.
+and `unet.<module>.diff`, the whole change of a weight, (out, in) or (out, in, rows, columns), with
+diffusers module names. Version 2, any model: `emb.<encoder>.<token>`, and modules of other encoders
+and models by ComfyUI's own names; weights may be packed (packed.py). What fits version 1 is written
+as version 1.
 
 Metadata: `format`, `version`, `architecture`, `base` (fingerprint), `concepts` (JSON: name and
 tokens, in order; version 2 also words and tokens by encoder), `fusion` (JSON: settings, strengths,
@@ -33,9 +33,7 @@ Tensors = dict[str, torch.Tensor]
 
 def save_fused(fused: Fused, folder: Path, prefix: str) -> Path:
     """Writes `<folder>/<prefix>_00001_.safetensors`, the next free number. Raises SaveError."""
-    first = fused.architecture == SD15.name and all(
-        set(c.tables) == {FIRST} and c.words == c.tokens for c in fused.concepts
-    )
+    first = is_first_version(fused)
     tensors = {
         f"{EMB}{token}" if first else f"{EMB}{encoder}.{token}": table
         for concept in fused.concepts
@@ -57,6 +55,16 @@ def save_fused(fused: Fused, folder: Path, prefix: str) -> Path:
         prefix,
         ".safetensors",
         lambda path: write_tensors(path, tensors, metadata),
+    )
+
+
+def is_first_version(fused: Fused) -> bool:
+    """Whether version 1 of the file, which the pack reads since 0.1.0, can hold the fusion."""
+    return (
+        fused.architecture == SD15.name
+        and all(set(c.tables) == {FIRST} and c.words == c.tokens for c in fused.concepts)
+        and all(is_first(TEXT, module) for module in fused.text)
+        and all(is_first(UNET, module) for module in fused.unet)
     )
 
 

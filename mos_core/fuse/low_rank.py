@@ -11,8 +11,8 @@ from .report import STAGES, stage_of
 def factorise(delta: torch.Tensor, rank: int) -> tuple[LowRank, float]:
     """The nearest delta of that rank (Eckart-Young) and the share of the squared norm that is lost.
 
-    delta: (out, in) or (out, in, 1, 1); the factors have the same number of dimensions. A rank
-    above what the delta has changes nothing.
+    delta: (out, in) or (out, in, rows, columns); the factors have the same number of dimensions,
+    and `down` has the kernel. A rank above what the delta has changes nothing.
     """
     u, s, v = torch.linalg.svd(delta.flatten(1).double(), full_matrices=False)
     kept = min(rank, len(s))
@@ -20,9 +20,9 @@ def factorise(delta: torch.Tensor, rank: int) -> tuple[LowRank, float]:
     up, down = u[:, :kept] * root, root[:, None] * v[:kept]
     total = s.square().sum()
     lost = (s[kept:].square().sum() / total).item() if bool(total > 0) else 0.0
-    ones = delta.shape[2:]
+    ones = (1 for _ in delta.shape[2:])
     return LowRank(
-        down.float().reshape(*down.shape, *ones).contiguous(),
+        down.float().unflatten(1, delta.shape[1:]).contiguous(),
         up.float().reshape(*up.shape, *ones).contiguous(),
     ), lost
 

@@ -54,6 +54,7 @@ class FuseSettings:
     reuse_sums: bool = False  # rows of a concept from its own model alone, so that they can be kept
     refine_steps: int = 0  # for each concept and the base model; not published: see refine.py
     memory_limit: float = 0.0  # GiB of the sums at once; 0: what is free
+    convolutions: bool = True  # those larger than one cell, where concepts change them
 
     @property
     def text_prompts(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ...fuse.report import describe_fusion, lost_shares
 from ...fuse.settings import FuseSettings
 from ...fuse.stage import LayerReport
 from ...records import Concepts, Fused, Site
+from ..host.fit import kernel_of
 from .coders import Coders
 from .fused import fingerprint
 from .kept_sums import base_of
@@ -92,10 +93,12 @@ def fuse_concepts(
 def as_stored(
     deltas: Mapping[Site, torch.Tensor], patcher: Any, attention: Sequence[AttentionLayer]
 ) -> dict[str, torch.Tensor]:
-    """By their names in files; in fp16 for a model in half precision: what is applied is what will
-    be saved."""
+    """By their names in files, those of larger convolutions with their kernels; in fp16 for a model
+    in half precision: what is applied is what will be saved."""
     half = patcher.model_dtype() not in (None, torch.float32)
-    return {
-        name_of(site, attention): d.half() if half and d.abs().max() < 6e4 else d
-        for site, d in deltas.items()
-    }
+    stored = {}
+    for site, delta in deltas.items():
+        kernel = kernel_of(patcher, site)
+        kept = delta.unflatten(1, (-1, *kernel)) if kernel else delta
+        stored[name_of(site, attention)] = kept.half() if half and kept.abs().max() < 6e4 else kept
+    return stored

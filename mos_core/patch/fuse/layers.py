@@ -82,7 +82,8 @@ def unfused_notes(sources: Sequence[Source]) -> tuple[str, ...]:
         if source.bound.maps:
             notes.append(
                 f"not fused of '{source.name}': {len(source.bound.maps)} convolutions larger than "
-                "one cell; with Composer Attention they act"
+                "one cell, left out by the setting or because they change a bias; with Composer "
+                "Attention they act"
             )
         for why in dict.fromkeys(source.bound.left.values()):
             names = [name for name, reason in source.bound.left.items() if reason == why]

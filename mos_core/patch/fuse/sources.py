@@ -1,12 +1,12 @@
 """Whose rows a fusion learns from: the concepts, bound to the models, and the base model itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ...deltas import Delta
+from ...deltas import Delta, WithBias
 from ...fuse.settings import FuseSettings
 from ...records import Bound, Concept, Concepts, Site
 from ..host.bind import bind
@@ -18,7 +18,8 @@ BASE = "the base model"
 class Source:
     """A concept, or the base model, with the prompts that show it.
 
-    bound: its deltas, strengths multiplied in. text, picture, refine: prompts of the text stages,
+    bound: its deltas, strengths multiplied in; those that are fused are in `text` and `model`, what
+    is left in `maps` is not. text, picture, refine: prompts of the text stages,
     of the sampling, of the refinement. seed: of its noise. strengths: model and clip.
     """
 
@@ -50,7 +51,7 @@ def sources_of(model: Any, clip: Any, concepts: Concepts, settings: FuseSettings
 
         made.append(
             Source(
-                bind(model, clip, entry),
+                fusible(bind(model, clip, entry), settings.convolutions),
                 named(settings.text_prompts),
                 named(settings.picture_prompts),
                 named(settings.refine_prompts),
@@ -59,6 +60,18 @@ def sources_of(model: Any, clip: Any, concepts: Concepts, settings: FuseSettings
             )
         )
     return made
+
+
+def fusible(bound: Bound, convolutions: bool) -> Bound:
+    """With the deltas of convolutions among the model's, if they are wanted; those that change a
+    bias stay aside."""
+    taken = {
+        site: delta
+        for site, delta in bound.maps.items()
+        if convolutions and not isinstance(delta, WithBias)
+    }
+    left = {site: delta for site, delta in bound.maps.items() if site not in taken}
+    return replace(bound, model={**bound.model, **taken}, maps=left)
 
 
 def base_source(settings: FuseSettings, number: int) -> Source:

@@ -8,6 +8,7 @@ from typing import Any
 import comfy.model_management as management
 import torch
 
+from ...errors import FuseError
 from ...fuse.stage import Layer, portions, sums_bytes
 from ...fuse.sums import TOTAL
 
@@ -35,10 +36,23 @@ def plan_sums(
         if limit and limit <= room:
             return None, portions(layers, limit)
     free = int(management.get_free_memory(cpu) * SHARE)
+    check_room(layers, free)
     made = portions(layers, min(limit, free) if limit else free)
     if not on_cpu:
         LOG.info("Fuse Concepts keeps its sums (%d MiB) on the CPU", needed // 2**20)
     return (None if on_cpu else cpu), made
+
+
+def check_room(layers: Sequence[Layer], free: int) -> None:
+    """Raises FuseError, before any work, if the sums of one input alone do not fit."""
+    largest = max(portions(layers, 0), key=sums_bytes)
+    needed = sums_bytes(largest)
+    if needed > free:
+        raise FuseError(
+            f"the sums of '{largest[0].site.path}' alone take {needed / GIB:.1f} GiB, and "
+            f"{free / GIB:.1f} are free; close other programs, or switch 'convolutions' off if it "
+            "is one"
+        )
 
 
 def place_of_few_sums(model: Any) -> torch.device | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 
 import comfy.utils
 import torch
@@ -28,8 +29,12 @@ def recorded_inputs(
     def recorder(gram: Gram, path: str) -> Callable:
         def record(module: torch.nn.Module, args: tuple) -> None:
             x = args[0].detach()
-            convolution = hasattr(module, "kernel_size")
-            gram.add((patches(x, module) if convolution else rows(x, path)).flatten(0, -2))
+            kernel = getattr(module, "kernel_size", None)
+            if kernel is None:
+                gram.add(rows(x, path).flatten(0, -2))
+            else:  # patches take as many times the room as a kernel has cells
+                for few in x.split(1 if prod(kernel) > 1 else len(x)):
+                    gram.add(patches(few, module).flatten(0, -2))
 
         return record
 
