@@ -40,7 +40,7 @@ FLUX_ROWS = {
 SDXL_ROWS = {  # a unit's second word -> what the page calls it
     "stack": REGION_ROWS["stack"],
     "hooks": REGION_ROWS["hooks"],
-    "fused": "one fusion of all five LoRAs (their linear layers), not refined, Regional Sampler",
+    "fused": "one fusion of all five LoRAs, not refined, Regional Sampler",
     "composer": "**Composer: Regional LoRA** with ordinary LoRAs",
     "edlora": "... with ED-LoRAs, of which there are three",
 }
