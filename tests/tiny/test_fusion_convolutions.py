@@ -136,18 +136,23 @@ def test_portions_give_the_same_answer_as_all_at_once(unet, clip, make):
         assert (parts.unet[name] - delta).norm() <= 1e-6 * delta.norm(), name
 
 
-def test_a_convolution_that_changes_its_bias_stays_out_and_is_named(unet, clip, make):
+def test_biases_stay_out_and_are_named(unet, clip, make):
     entry = make("ann", 1)
-    deltas = dict(entry.concept.deltas)
+    deltas, entries = dict(entry.concept.deltas), []
     name = "unet.down_blocks.0.resnets.0.conv1"
-    tensors = dict(deltas[name].tensors)
-    tensors[BIAS] = torch.ones(deltas[name].shape[0])
-    deltas[name] = Adapter("LoRA", tensors)
-    biased = WeightedConcept(replace(entry.concept, deltas=deltas))
-    fused, report = fuse(unet, clip, (biased,), replace(QUICK, steps=1))
-    assert CONVOLUTION not in fused.unet
-    assert "not fused of 'ann': 1 convolutions" in report
-    assert any(delta.shape[2:] == (3, 3) for delta in fused.unet.values())
+    for tensors in (deltas[name].tensors, {}):
+        deltas[name] = Adapter(
+            "LoRA" if tensors else "bias", {**tensors, BIAS: torch.ones(deltas[name].shape[0])}
+        )
+        entries.append(WeightedConcept(replace(entry.concept, deltas=dict(deltas))))
+    plain, _ = fuse(unet, clip, (entry,))
+    weight, report = fuse(unet, clip, entries[:1])
+    assert f"not fused of 'ann': 1, first {CONVOLUTION}.bias (a bias, which" in report
+    for site, delta in plain.unet.items():
+        assert torch.equal(weight.unet[site], delta), site
+    alone, report = fuse(unet, clip, entries[1:])
+    assert f"not fused of 'ann': 1, first {CONVOLUTION}.bias (a bias, which" in report
+    assert CONVOLUTION not in alone.unet
 
 
 def test_sums_that_do_not_fit_are_refused_before_any_work(unet, clip, make, monkeypatch):

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...deltas import Delta, WithBias
-from ...errors import FuseError
+from ...deltas import Delta
 from ...families import AttentionLayer, Family, Role, family_of
 from ...families.family import OTHERS, TEXT_ENCODER
 from ...families.rows import row_of_layers
@@ -16,13 +15,8 @@ from .sources import Source, union
 
 
 def fused_layers(model: Any, sources: Sequence[Source]) -> tuple[list[Layer], list[Layer]]:
-    """The layers of the text encoders, and those of the model, in the order of the files.
-
-    Raises FuseError for deltas that no weight can stand for.
-    """
+    """The layers of the text encoders, and those of the model, in the order of the files."""
     family, _ = family_of(model.model.model_config.unet_config)
-    for source in sources:
-        check_fusible(source)
     text = union([source.bound.text for source in sources])
     model = union([source.bound.model for source in sources])
     return (
@@ -63,18 +57,6 @@ def paths_of(layers: Sequence[Layer]) -> Mapping[str, str]:
     return {layer.group: layer.site.path for layer in reversed(layers)}
 
 
-def check_fusible(source: Source) -> None:
-    """Raises FuseError for a concept that changes more than weights, or parts of weights that
-    overlap."""
-    for table in (source.bound.text, source.bound.model):
-        for site, delta in table.items():
-            if isinstance(delta, WithBias):
-                raise FuseError(
-                    f"'{source.name}' changes the bias of '{site.path}', which gradient fusion "
-                    "cannot fuse; use it with Composer Attention, or apply it without fusing"
-                )
-
-
 def unfused_notes(sources: Sequence[Source]) -> tuple[str, ...]:
     """What of the concepts' files is not in the fusion, for its report."""
     notes = []
@@ -82,8 +64,7 @@ def unfused_notes(sources: Sequence[Source]) -> tuple[str, ...]:
         if source.bound.maps:
             notes.append(
                 f"not fused of '{source.name}': {len(source.bound.maps)} convolutions larger than "
-                "one cell, left out by the setting or because they change a bias; with Composer "
-                "Attention they act"
+                "one cell, left out by the setting; with Composer Attention they act"
             )
         for why in dict.fromkeys(source.bound.left.values()):
             names = [name for name, reason in source.bound.left.items() if reason == why]

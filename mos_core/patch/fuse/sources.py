@@ -12,6 +12,7 @@ from ...records import Bound, Concept, Concepts, Site
 from ..host.bind import bind
 
 BASE = "the base model"
+NO_BIASES = "a bias, which a solved weight cannot stand for; without fusing it acts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +64,23 @@ def sources_of(model: Any, clip: Any, concepts: Concepts, settings: FuseSettings
 
 
 def fusible(bound: Bound, convolutions: bool) -> Bound:
-    """With the deltas of convolutions among the model's, if they are wanted; those that change a
-    bias stay aside."""
-    taken = {
-        site: delta
-        for site, delta in bound.maps.items()
-        if convolutions and not isinstance(delta, WithBias)
-    }
-    left = {site: delta for site, delta in bound.maps.items() if site not in taken}
-    return replace(bound, model={**bound.model, **taken}, maps=left)
+    """What a solved weight can stand for: no biases; with the deltas of convolutions among the
+    model's, if they are wanted. What is taken away is in its `left` or stays in its `maps`."""
+    left, sides = dict(bound.left), []
+    for deltas in (bound.text, {**bound.model, **(bound.maps if convolutions else {})}):
+        weights = {
+            site: delta.inner if isinstance(delta, WithBias) else delta
+            for site, delta in deltas.items()
+        }
+        left |= {
+            f"{site.path}.bias": NO_BIASES
+            for site, delta in deltas.items()
+            if isinstance(delta, WithBias)
+        }
+        sides.append({site: delta for site, delta in weights.items() if delta is not None})
+    text, model = sides
+    maps = {} if convolutions else bound.maps
+    return replace(bound, text=text, model=model, left=left, maps=maps)
 
 
 def base_source(settings: FuseSettings, number: int) -> Source:
