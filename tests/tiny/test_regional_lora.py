@@ -154,6 +154,30 @@ def test_two_loaders_of_one_file_act_in_two_regions_by_their_own_strengths(unet,
     torch.testing.assert_close(changed - plain, columns * (added - base), rtol=1e-4, atol=1e-5)
 
 
+def test_an_edlora_and_an_ordinary_lora_each_act_in_their_own_region(
+    unet, clip, concepts, tmp_path
+):
+    query = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"  # the first that changes
+    path = write(make_file("kohya", "LoKr", {query: (32, 32)}, COMFY_NAMES), tmp_path)
+    lora = read_any(path, "blue robot", "Robbie")
+    chain = WeightedConcept(concepts["a"], 0.8), WeightedConcept(lora, 0.5)
+    left, right = Region("<a1> <a2>", box=LEFT), Region("a blue robot", box=Box(0.5, 0, 1, 1))
+    assert assign_concepts(Regions(128, 128, (left, right)), chain) == ((0, 1), ())
+
+    def added(assigned, *regions):
+        drawn = draw_regions(unet, clip, Regions(128, 128, regions), chain, assigned)
+        plain, changed = layers_with(unet, drawn)[COMFY_NAMES[query]]
+        return [
+            after - before for before, after in zip(*map(halves, (plain, changed)), strict=True)
+        ]
+
+    both = added((0, 1), left, right)
+    alone = [added((n,), Region("x", box=WHOLE)) for n in (0, 1)]
+    for side in (0, 1):
+        torch.testing.assert_close(both[side], alone[side][side], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(alone[0][side], alone[1][side], atol=1e-3)
+
+
 def test_two_loras_in_two_regions_find_their_regions_by_trigger_words(unet, clip, tmp_path):
     knight = read_any(write(everything("LoRA"), tmp_path, "knight"), "shining knight")
     other = read_any(
