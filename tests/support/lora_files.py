@@ -3,6 +3,8 @@
 Modules are named as diffusers names them; `NAMES` writes such a name as a trainer does.
 """
 
+from math import gcd
+
 import torch
 
 UNET = {  # diffusers name -> weight shape in the golden UNet (test_any_lora checks them)
@@ -121,13 +123,15 @@ def loha_tucker(shape, seed, rank=3):
 
 def lokr(shape, seed, whole=False):
     out, into, *kernel = shape
-    tensors = {".lokr_w1": random(4, 4, seed=seed), ".alpha": torch.tensor(1.0)}
+    rows, columns = gcd(4, out), gcd(4, into)
+    tensors = {".lokr_w1": random(rows, columns, seed=seed), ".alpha": torch.tensor(1.0)}
+    height, width = out // rows, into // columns
     if whole:
-        return {**tensors, ".lokr_w2": random(out // 4, into // 4, *kernel, seed=seed + 1)}
-    width = into // 4 * int(torch.tensor(kernel or [1]).prod())
+        return {**tensors, ".lokr_w2": random(height, width, *kernel, seed=seed + 1)}
+    width *= int(torch.tensor(kernel or [1]).prod())
     return {
         **tensors,
-        ".lokr_w2_a": random(out // 4, 2, seed=seed + 1),
+        ".lokr_w2_a": random(height, 2, seed=seed + 1),
         ".lokr_w2_b": random(2, width, seed=seed + 2),
     }
 
