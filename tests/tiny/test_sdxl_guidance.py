@@ -98,6 +98,15 @@ def two_sides(concepts=()):
     ]
 
 
+def test_small_regions_take_the_finest_maps_that_the_model_has_and_nothing_else_is_said():
+    model, corner = tiny_sdxl(), Box(0, 0, 0.2, 0.2)
+    texts = RegionText([[text(0), {}]], None)
+    drawn = [Drawn(Region("small", box=corner), texts, None, (1, 2))]
+    run, *_ = begun(add_regional_attention(model, drawn), drawn, "auto")
+    assert run.places.pixels == 16
+    assert run.log.notes == []
+
+
 @pytest.mark.parametrize("resolution", ["1/32", "1/16"])
 def test_the_gradient_agrees_with_finite_differences(resolution):
     """Of all terms together, with isolation and a concept in each region, along the gradient and

@@ -67,8 +67,8 @@ def _on_feature_maps(
     config = base.model_config.unet_config
     regions = [one.region for one in drawn]
     grids = grids_of(x.shape[-2], x.shape[-1], len(config["num_res_blocks"]))
-    level = _wanted_level(regions, grids, settings, say)
     levels = layer_levels(config)
+    level = _wanted_level(regions, grids, settings, say, min(levels))
     level = _nearest_level(level, sorted(set(levels)), say)
     layers = map_layers(family_of(config)[1], levels, level)
     cells = _cells_of(regions, grids[level], 8 * 2**level, x.device, say)
@@ -129,7 +129,8 @@ def _wanted_level(
     say: Say,
     finest: int = 0,
 ) -> int:
-    """The chosen resolution as a level: how often 8 pixels are doubled."""
+    """The chosen resolution as a level: how often 8 pixels are doubled. finest: that the model has,
+    for a choice that is left to the node."""
     level = RESOLUTIONS[settings.resolution]
     if level is not None:
         return level
