@@ -6,10 +6,12 @@ places where the concepts were learnt.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from _judge import scores_of
 
+from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
 
 HEIGHT = 128
@@ -29,28 +31,36 @@ APART = 44  # pixels between the middles of two characters
 class Question:
     """One picture to draw. `stacked`: the one prompt that names everybody. `scene`: the background
     alone. `regions`: in each prompt the region's own character stands at every place, because the
-    small model reads from a whole sentence where characters stand. gap: pixels that are left free
-    at both sides of each."""
+    small model reads from a whole sentence where characters stand. cast: concepts, or names of
+    characters that the base model knows; beside one of these no concept is called up by its words,
+    which may be that character's. gap: pixels that are left free at both sides of each."""
 
-    def __init__(self, concepts, background: str, gap: int = 0):
-        count = len(concepts)
-        self.concepts = concepts
-        self.names = [entry.concept.name for entry in concepts]
+    def __init__(self, cast: Sequence[WeightedConcept | str], background: str, gap: int = 0):
+        count = len(cast)
+        words = [one if isinstance(one, str) else one.concept.trigger_words for one in cast]
+        self.concepts = [one for one in cast if not isinstance(one, str)]
+        if len(self.concepts) < count:
+            self.concepts = [quiet(one) for one in self.concepts]
+        self.names = [one if isinstance(one, str) else one.concept.name for one in cast]
         self.width, places = LAYOUTS[count]
         edges = [round(self.width * i / count) for i in range(count + 1)]
         self.spans = list(itertools.pairwise(edges))
         self.scene = f"{background} background"
-        words = [entry.concept.trigger_words for entry in concepts]
         self.stacked = sentence(words, places, self.scene)
         regions = [
             Region(
                 sentence([word] * len(places), places, self.scene),
                 box=Box((left + gap) / self.width, 0.0, (right - gap) / self.width, 1.0),
-                concept=name,
+                concept=None if isinstance(one, str) else one.concept.name,
             )
-            for word, name, (left, right) in zip(words, self.names, self.spans, strict=True)
+            for one, word, (left, right) in zip(cast, words, self.spans, strict=True)
         ]
         self.regions = Regions(self.width, HEIGHT, tuple(regions))
+
+
+def quiet(entry: WeightedConcept) -> WeightedConcept:
+    """The same without trigger words: by its tokens and its name alone."""
+    return replace(entry, concept=replace(entry.concept, words=entry.concept.tokens))
 
 
 def sentence(words: Sequence[str], places: Sequence[str], scene: str) -> str:
@@ -59,8 +69,13 @@ def sentence(words: Sequence[str], places: Sequence[str], scene: str) -> str:
     return ", ".join([*parts, scene])
 
 
-def questions_of(count: int, sets: int, concepts, gap: int = 0) -> list[Question]:
-    """`sets` different choices of concepts, each in its order; nobody twice."""
+def questions_of(
+    count: int, sets: int, concepts, gap: int = 0, names: Sequence[str] = ()
+) -> list[Question]:
+    """`sets` different choices of concepts, each in its order; nobody twice. names: these and no
+    others, on as many backgrounds."""
+    if names:
+        return questions_about(names, sets, concepts, gap)
     number = len(concepts)
     wide = next(step for step in itertools.count(3) if math.gcd(step, number) == 1)
     return [
@@ -71,6 +86,14 @@ def questions_of(count: int, sets: int, concepts, gap: int = 0) -> list[Question
         )
         for s in range(sets)
     ]
+
+
+def questions_about(names: Sequence[str], sets: int, concepts, gap: int) -> list[Question]:
+    """These characters in this order, on `sets` backgrounds; who is no concept is the base
+    model's."""
+    known = {entry.concept.name: entry for entry in concepts}
+    cast = [known.get(name, name) for name in names]
+    return [Question(cast, background, gap) for background in BACKGROUNDS[:sets]]
 
 
 def looked_at(picture: np.ndarray) -> list[tuple[int, list[dict[str, float]]]]:

@@ -59,16 +59,19 @@ def arguments():
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
     parser.add_argument("--files", default="{}.safetensors", help="{}: the character's name")
+    parser.add_argument(
+        "--whole-prompt",
+        action="store_true",
+        help="found: what is not in a region has the prompt that names everybody, not the scene",
+    )
     parser.add_argument("--unled", action="store_true", help="Composer without guidance")
     parser.add_argument("--save", type=Path, help="folder for a contact sheet of each method")
     return parser.parse_args()
 
 
 def asked(args, count: int, known) -> list[Question]:
-    if not args.names:
-        return questions_of(count, args.sets, known)
-    by_name = {entry.concept.name: entry for entry in known}
-    return [Question([by_name[name] for name in args.names[:count]], "snow")]
+    names = args.names[:count] if args.names else ()
+    return questions_of(count, 1 if names else args.sets, known, names=names)
 
 
 def found(base, question, args, seed: int, template: str):
@@ -82,7 +85,8 @@ def found(base, question, args, seed: int, template: str):
     model, clip, _, _ = apply_composer(
         *base, question.concepts, result.regions, composer_settings(args)
     )
-    return (model, encode(clip, question.scene), encode(clip, "")), result.regions
+    rest = question.stacked if args.whole_prompt else question.scene
+    return (model, encode(clip, rest), encode(clip, "")), result.regions
 
 
 def empty_latent(base, question) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Several concepts in one picture: who stands in which box, for every way that ComfyUI offers.
 
 scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 5]
-    [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
+    [--names wizard superhero] [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
     [--checkpoint miniature_flux.safetensors --files flux_{}.safetensors]
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
@@ -70,6 +70,9 @@ def arguments():
         "--counts", nargs="+", type=int, default=list(LAYOUTS), choices=list(LAYOUTS)
     )
     parser.add_argument("--sets", type=int, default=4, help="sets of concepts for each count")
+    parser.add_argument(
+        "--names", nargs="+", help="these characters in place of choices of concepts"
+    )
     parser.add_argument("--gap", type=int, default=0, help="pixels left free beside each box")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -122,12 +125,16 @@ def hooks(base, question, args, settings):
     if any(entry.concept.tables for entry in question.concepts):
         add_layerwise_text(model)
     positive, negative = [], []
-    for entry, region in zip(question.concepts, question.regions.regions, strict=True):
-        _, own = apply_concepts(*base, (entry,))
+    entries = {entry.concept.name: entry for entry in question.concepts}
+    for region in question.regions.regions:
+        chain = (entries[region.concept],) if region.concept else ()
+        _, own = apply_concepts(*base, chain)
         mask = region.box.weights(HEIGHT // 8, question.width // 8)[None]
-        bound = bind(model, None, entry)
-        convolutions = {site: delta.inner for site, delta in bound.maps.items()}
-        group = lora_hook({**bound.model, **convolutions})
+        group = None
+        for entry in chain:
+            bound = bind(model, None, entry)
+            convolutions = {site: delta.inner for site, delta in bound.maps.items()}
+            group = lora_hook({**bound.model, **convolutions})
         for kept, text in ((positive, region.prompt), (negative, "")):
             (made,) = comfy.hooks.set_conds_props(
                 [encode(own, text)], 1.0, "default", mask=mask, hooks=group
@@ -248,10 +255,10 @@ def main() -> None:
         result: dict = {}
         for method in args.methods:
             rows = []
-            for count in args.counts:
+            for count in [len(args.names)] if args.names else args.counts:
                 start = time.process_time()
                 boxes, pictures, elsewhere = [], [], []
-                for question in questions_of(count, args.sets, known, args.gap):
+                for question in questions_of(count, args.sets, known, args.gap, args.names):
                     drawn = draw(base, vae, question, method, args)
                     rows += [(picture, question) for picture in drawn]
                     for picture in drawn:
@@ -266,9 +273,8 @@ def main() -> None:
                     "pictures": len(pictures),
                     "seconds_each": round((time.process_time() - start) / len(pictures), 1),
                 }
-                print(
-                    f"{method} {count}: {result[method][str(count)]}", file=sys.stderr, flush=True
-                )
+                line = f"{method} {count}: {result[method][str(count)]}"
+                print(line, file=sys.stderr, flush=True)
             if args.save:
                 save_sheet([picture for picture, _ in rows], args.save / f"{method}.jpg")
     summary = {
