@@ -40,8 +40,9 @@ def draw(model, name, **options):
 
 
 class Measured:
-    """What image cells see of the words, measured by ComfyUI's own attention: its values are 1 at
-    the words and 0 elsewhere."""
+    """What image cells see of the words, as a share of what they see of the text in each head,
+    measured by ComfyUI's own attention: its values are 1 at the words, or at the text, and 0
+    elsewhere."""
 
     def __init__(self, positions, cells: int, before: int, total: int):
         """before: tokens of the text, in front of the image's. total: of the whole sequence."""
@@ -56,12 +57,17 @@ class Measured:
         starts = {(self.total, self.total): self.before, (self.cells, self.before): 0}
         if sizes in starts:
             start = starts[sizes]
-            for number, at in enumerate(self.positions):
+
+            def seen(at):
                 marked = torch.zeros_like(v)
                 marked.index_fill_(along, torch.tensor(at), 1.0)
-                seen = func(q, k, marked, heads, *args, **kwargs)[:1].movedim(axis, 0)
-                seen = seen.flatten(1).mean(1)[start : start + self.cells]
-                self.maps[number] = self.maps[number] + seen / seen.mean()
+                found = func(q, k, marked, heads, *args, **kwargs)[:1].movedim(axis, 0)
+                return found.flatten(1)[start : start + self.cells]
+
+            text = seen(range(self.before))
+            for number, at in enumerate(self.positions):
+                share = (seen(at) / text).mean(1)
+                self.maps[number] = self.maps[number] + share / share.mean()
         return func(q, k, v, heads, *args, **kwargs)
 
 

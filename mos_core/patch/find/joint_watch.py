@@ -32,7 +32,9 @@ class WatchedText:
 class TokenMaps:
     """Sums, over layers and steps, of what the image's cells look at.
 
-    words: map's number -> (cells,), attention to its words, each layer's as a multiple of its mean.
+    words: map's number -> (cells,), attention to its words as a share of that to the text, as a
+    cross-attention has it (some cells look at the text as a whole far more than others do), each
+    layer's as a multiple of its mean.
     own: (cells, cells) attention to other cells. weight: of the step that is running. Pictures with
     more than MOST_CELLS cells are looked at on a coarser grid: queries and keys of neighbouring
     cells are averaged.
@@ -57,32 +59,25 @@ class TokenMaps:
         if kind not in (JOINT, CROSS, ALONE_IMAGE):
             return
         before = k.shape[1] - image.total if kind == JOINT else 0
-        cells, keys = image.cells, k.shape[1]
+        cells = image.cells
         if before < 0 or q.shape[1] < before + cells:
             return
         q, k = q.float(), k.float().repeat_interleave(q.shape[0] // k.shape[0], 0)
         queries = self._coarse(q[:, before : before + cells], image) * q.shape[-1] ** -0.5
         own = None
-        if kind != CROSS and keys >= before + cells:
+        if kind != CROSS and k.shape[1] >= before + cells:
             own = self._coarse(k[:, before : before + cells], image)
-        behind = k[:, before + cells :] if kind == JOINT else k[:, :0]  # padding, references
         words: dict[int, torch.Tensor] = {}
         seen = None
         for head in range(len(q)):
-            beside = None if own is None else queries[head] @ own[head].T  # logits
-            if beside is not None:
-                part = beside.softmax(-1)
+            if own is not None:
+                part = (queries[head] @ own[head].T).softmax(-1)
                 seen = part if seen is None else seen.add_(part)
             for text in texts if kind != ALONE_IMAGE else ():
-                logits = queries[head] @ k[head, text.start : text.start + text.count].T
-                total = logits.logsumexp(-1)
-                if beside is not None:
-                    total = torch.logaddexp(total, beside.logsumexp(-1))
-                if behind.shape[1]:
-                    rest = queries[head] @ behind[head].T
-                    total = torch.logaddexp(total, rest.logsumexp(-1))
+                keys = k[head, text.start : text.start + text.count]
+                shares = (queries[head] @ keys.T).softmax(-1)
                 for number, at in text.words:
-                    found = (logits[:, list(at)] - total[:, None]).exp().mean(1)
+                    found = shares[:, list(at)].mean(1)
                     words[number] = words[number] + found if number in words else found
         for number, found in words.items():
             found = self.weight * found / found.mean().clamp(min=1e-12)
