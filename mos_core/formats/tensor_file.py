@@ -4,6 +4,7 @@ replaced while something of it is loaded changes nothing that is loaded.
 
 from __future__ import annotations
 
+import mmap
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,10 +35,11 @@ class TensorFile:
         return self.path.name
 
     def read(self, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-        """The tensors of these names (all of them), as copies on the CPU."""
+        """The tensors of these names (all of them), as copies on the CPU; those of a large file are
+        views of one buffer."""
         wanted = list(self.shapes if names is None else names)
         with self._blamed(), safetensors.safe_open(self.path, framework="pt", device="cpu") as file:
-            return {name: own(file.get_tensor(name)) for name in wanted}
+            return copied({name: file.get_tensor(name) for name in wanted})
 
     def _blamed(self) -> _Blame:
         return _Blame(self.path.name)
@@ -100,6 +102,44 @@ def write_tensors(
     """Writes a `.safetensors`. Give it to `save_numbered`, which makes it all or nothing."""
     content = {name: own(tensor) for name, tensor in tensors.items()}
     safetensors.torch.save_file(content, path, dict(metadata))
+
+
+HUGE = 32 << 20
+"""Bytes from which copies share one buffer of huge pages: page faults would cost a 200 MB file more
+than its copy."""
+ALIGNMENT = 64  # bytes; no tensor of the buffer begins inside another one's cache line
+
+
+def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous copies on the CPU: views of one buffer if they are large (`HUGE`) and the system
+    has huge pages, else each with a storage of its own."""
+    begins, total = {}, 0
+    for name, tensor in tensors.items():
+        begins[name] = total
+        total += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    buffer = huge_pages(total) if total >= HUGE else None
+    if buffer is None:
+        return {name: own(tensor) for name, tensor in tensors.items()}
+    copies = {}
+    with torch.inference_mode(False):
+        for name, tensor in tensors.items():
+            place = buffer[begins[name] : begins[name] + tensor.nbytes]
+            copies[name] = place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return copies
+
+
+def huge_pages(size: int) -> torch.Tensor | None:
+    """uint8, [size]: memory of huge pages, where the system has them. It is given back when the
+    last tensor that looks into it is gone."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:  # a kernel without them
+        return None
+    with torch.inference_mode(False):
+        return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def own(tensor: torch.Tensor) -> torch.Tensor:

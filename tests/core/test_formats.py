@@ -1,16 +1,19 @@
 """Files of concepts: nothing is lost, and every bad file is refused with its own message."""
 
+import mmap
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from mix_of_show.mos_core.families.unet import SD15
 from mix_of_show.mos_core.formats import (
     read_concept,
     save_concept,
+    tensor_file,
     write_reference,
     write_safetensors,
 )
@@ -150,6 +153,52 @@ def test_a_concept_does_not_depend_on_its_file_any_more(ending, tmp_path):
     found = read_concept(path)
     path.write_bytes(b"\0" * path.stat().st_size)  # in place, as a careless program would
     assert_same_concept(found, concept)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_a_large_file_is_one_buffer_of_its_own(huge_pages, inference, tmp_path, monkeypatch):
+    if huge_pages and not hasattr(mmap, "MADV_HUGEPAGE"):
+        pytest.skip("this system has no huge pages")
+    if not huge_pages:
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    monkeypatch.setattr(tensor_file, "HUGE", 1)
+    sent = {
+        "scalar": torch.tensor(8.0),
+        "empty": torch.zeros(0, 4),
+        "odd": torch.randn(3, 7).half(),
+        "wide": torch.randn(5, 3, dtype=torch.float64),
+        "byte": torch.randn(9, 11).to(torch.float8_e4m3fn),
+        "count": torch.tensor([1, -2]),
+    }
+    path = tmp_path / "x"
+    save_file(sent, path)
+    with torch.inference_mode(inference):
+        found = tensor_file.TensorFile(path).read()
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert set(found) == set(sent)
+    for name, tensor in sent.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        bits = [t.flatten().view(torch.uint8) for t in (found[name], tensor)]
+        assert torch.equal(*bits), name
+        assert not found[name].is_inference()
+        assert found[name].is_contiguous()
+    buffers = {t.untyped_storage().data_ptr() for t in found.values() if t.numel()}
+    assert len(buffers) == (1 if huge_pages else 5)
+    found["odd"].zero_()  # its neighbours keep theirs
+    assert torch.equal(found["wide"], sent["wide"])
+    assert torch.equal(found["count"], sent["count"])
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_what_was_read_into_one_buffer_is_written_as_any_other(ending, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_file, "HUGE", 1)
+    concept = make_concept()
+    write_safetensors(concept, tmp_path / "x")
+    found = read_concept(tmp_path / "x")
+    WRITERS[ending](found, tmp_path / "y")
+    assert_same_concept(read_concept(tmp_path / "y"), concept)
+    assert (tmp_path / "y").stat().st_size < 30_000
 
 
 def test_a_file_is_told_by_what_it_holds_and_not_by_its_ending(tmp_path):
