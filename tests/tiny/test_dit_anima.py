@@ -1,4 +1,6 @@
-"""Regions on Anima, whose text runs through an adapter of its own before it comes to the model."""
+"""Regions on Anima, whose text runs through an adapter of its own before it comes to the model: its
+words stand where T5's tokens do, though Qwen3 reads the text.
+"""
 
 from dataclasses import replace
 
@@ -10,10 +12,23 @@ from mix_of_show.mos_core.compose.drawn import RegionText
 from mix_of_show.mos_core.compose.log import ComposerLog
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.families import family_of
+from mix_of_show.mos_core.find.settings import FindSettings
 from mix_of_show.mos_core.patch.compose.guidance import Guidance, add_guidance
+from mix_of_show.mos_core.patch.find.find_regions import ShortRun, find_regions
+from mix_of_show.mos_core.patch.find.mentions import text_places
 from mix_of_show.mos_core.regions.region import Regions
-from support.dit_models import TINY, draw_dit, fill
-from support.dit_regions import LEFT, WHOLE, error, merged, random_lora, region, with_regions
+from support.dit_clips import build_clip
+from support.dit_models import TINY, dit_latent, draw_dit, fill
+from support.dit_regions import (
+    LEFT,
+    WHOLE,
+    error,
+    merged,
+    random_lora,
+    region,
+    two_loras,
+    with_regions,
+)
 from support.tiny_models import patcher_of
 
 WIDTH = 1024  # fixed, as all of the adapter
@@ -71,3 +86,40 @@ def test_its_latent_is_led(model):
     assert not torch.equal(found, unled)
     assert all(min(step.terms[term][0] for term in step.terms) > 0 for step in log.steps)
     assert len(log.steps) == 2
+
+
+@pytest.fixture(scope="module")
+def clip(model):
+    """Qwen3 of one narrow layer; its width and its words are Anima's."""
+    anima = pytest.importorskip("comfy.text_encoders.anima")
+    config = {
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    kind = anima.te(dtype_llama=torch.float32)
+    return build_clip(kind, anima.AnimaTokenizer, qwen3_06b_model_config=config)
+
+
+def test_words_are_found_among_t5s_tokens(model, clip):
+    family, _ = family_of(model.model.model_config.unet_config)
+    text = "a very old boris on the left, anna on the right"
+    mentions, places = text_places(clip, text, two_loras(model, "anna", "boris"), family)
+    ids = [pair[0] for pair in clip.tokenize(text)["t5xxl"][0]]
+    said = [clip.tokenizer.t5xxl.tokenizer.decode([ids[i] for i in at]) for at in places]
+    assert [(m.concept, word) for m, word in zip(mentions, said, strict=True)] == [
+        (1, "boris"),
+        (0, "anna"),
+    ]
+
+
+def test_every_concept_gets_a_region_by_itself(model, clip):
+    chain = two_loras(model, "anna", "boris")
+    run = ShortRun("anna on the left, boris on the right, snow", "", 3, 2, 1.0, "euler", "simple")
+    latent = {"samples": dit_latent("cosmos", (12, 16))}
+    first, again = (find_regions(model, clip, chain, latent, run, FindSettings()) for _ in "ab")
+    assert [found.concept for found in first.regions.regions] == ["anna", "boris"]
+    for one, other in zip(first.regions.regions, again.regions.regions, strict=True):
+        assert torch.equal(one.mask, other.mask)
+        assert 0 < float(one.mask.mean()) < 1
