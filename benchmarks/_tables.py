@@ -50,6 +50,21 @@ SAMPLER_ROWS = {
     "hooks": "ComfyUI's masked LoRA hooks, unfused",
 }
 COUNTS = {"2": "two", "3": "three", "5": "five"}
+FIND_COLUMNS = {  # unit of `find`, count -> what the page calls it
+    ("asked", "2"): "two",
+    ("asked", "3"): "three",
+    ("touching", "2"): "two that touch",
+    ("alike", "3"): "three look-alikes",
+    ("five", "5"): "five in a row",
+    ("ten", "3"): "three, ten seeds",
+    ("wider", "3"): "three, another width",
+}
+FIND_ROWS = {  # method of find_regions, its units' beginning -> what the page calls it
+    ("stack", ""): "all LoRAs on one model, one prompt",
+    ("boxes", ""): "Composer, boxes drawn by hand",
+    ("boxes", "adapt"): "... with `adapt` 0.3",
+    ("found-one", ""): "**Regions From Attention, then Composer**",
+}
 
 Results = Mapping[str, Mapping]  # unit of tables.py -> the benchmark's last line
 
@@ -109,6 +124,34 @@ def _regions(
     return markdown(["", *COUNTS.values()], rows)
 
 
+def find_table(results: Results) -> str:
+    """Share of the asked characters that stand in the picture once; their number heads a column."""
+    sizes, rows = {}, []
+    for (method, variant), label in FIND_ROWS.items():
+        cells = []
+        for unit, count in FIND_COLUMNS:
+            named = "-".join(filter(None, (variant, "" if variant and unit == "asked" else unit)))
+            found = results.get(f"find {named}", {}).get(method, {}).get(count)
+            cells.append(short(found["once"], 2) if found else "")
+            if found:
+                sizes[unit, count] = found["characters"]
+        rows.append([label, *cells])
+    head = [f"{label} ({sizes[column]})" for column, label in FIND_COLUMNS.items()]
+    return markdown(["asked characters that stand there once", *head], rows)
+
+
+def detail_table(results: Results) -> str:
+    """Boxes with the right character before and after; the seams."""
+    rows = []
+    for count, label in list(COUNTS.items())[:2]:
+        found = results["detail"][f"stack {count}"]
+        boxes = found["boxes"]
+        right = [f"{round(found[key] * boxes)} of {boxes}" for key in ("before", "0.6", "0.85")]
+        rows.append([label, *right, f"{found['seam']:.4f}", f"{found['seam_of_vae']:.4f}"])
+    columns = ("before", "after, denoise 0.6", "0.85", "change along the borders", "VAE alone")
+    return markdown(["right boxes", *columns], rows)
+
+
 def fusion_table(results: Results) -> str:
     """Each solver: who is right after fusion, and which base characters are still there."""
     rows, named = [], set()
@@ -158,6 +201,8 @@ TABLES: dict[str, tuple[Path, Callable[[Results], str]]] = {
     "regions": (HELP / "MOS_ComposerAttention.md", region_table),
     "flux": (HELP / "MOS_ComposerAttention.md", flux_table),
     "sdxl": (HELP / "MOS_ComposerAttention.md", sdxl_table),
+    "find": (HELP / "MOS_FindRegions.md", find_table),
+    "detail": (HELP / "MOS_DetailRegions.md", detail_table),
     "sampler": (HELP / "MOS_RegionalSampler.md", sampler_table),
     "fusion": (HELP / "MOS_FuseConcepts.md", fusion_table),
     "identity": (PACK / "demo" / "README.md", identity_table),

@@ -25,8 +25,22 @@ KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
 FUSION_ORDER = "parrot zebra blackcat wizard astronaut poodle taxi princess"
 FLUX_OPTIONS = {"led": "", "gap": " --unled --gap 16", "border": " --unled --border 0.25"}
+FIND_SEEDS = "--sets 4 --seeds 2 --first-seed 400"
+ALL_WAYS = "--methods stack boxes found-one"
+FIND_UNITS = {
+    "asked": f"{ALL_WAYS} --counts 2 3 {FIND_SEEDS}",
+    "touching": f"{ALL_WAYS} --counts 2 --width 112 {FIND_SEEDS}",
+    "alike": f"{ALL_WAYS} --counts 3 --names wizard princess astronaut --seeds 4 --first-seed 300",
+    "five": f"{ALL_WAYS} --counts 5 --sets 3 --seeds 1 --steps 12 --first-seed 400",
+    "ten": "--methods found-one --counts 3 --names blackcat wizard taxi --seeds 10 "
+    "--first-seed 200 --steps 12",
+    "wider": "--methods boxes found-one --counts 3 --names blackcat wizard taxi --seeds 4 "
+    "--first-seed 210 --width 432",
+    "adapt": f"--methods boxes --adapt 0.3 --counts 2 3 {FIND_SEEDS}",
+    "adapt-touching": f"--methods boxes --adapt 0.3 --counts 2 --width 112 {FIND_SEEDS}",
+}
 UNITS = {
-    "identity": "identity --pairs 24 --threes 16 --seeds 5",
+    "identity": "identity --seeds 1 --pairs 16 --threes 8 --judged 5 --steps 16",
     "concepts": "concepts --seeds 2 --first-seed 101",
     **{
         f"regions {method}": f"regions_identity --methods {method} --sets 4 --seeds 2 "
@@ -51,6 +65,8 @@ UNITS = {
         + " --sets 3 --seeds 2 --first-seed 20"
         for row in SDXL_ROWS
     },
+    **{f"find {column}": f"find_regions {options}" for column, options in FIND_UNITS.items()},
+    "detail": "detail_regions --counts 2 3 --sets 3 --denoise 0.6 0.85",
     "fusion": f"fused_identity --names {FUSION_ORDER} --unfused fox penguin horse man cat "
     "--set steps=10 anchor=0",
 }

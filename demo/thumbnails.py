@@ -1,4 +1,5 @@
-"""Thumbnails of the templates: runs the shipped workflows and keeps a small picture of each.
+"""Thumbnails of the templates: runs the shipped workflows and keeps a small picture of each; the
+pictures of docs/gallery.md are made on the way, the same ones enlarged.
 
     python demo/thumbnails.py [NAME ...]      writes workflows/NAME.jpg; all, where none is named
 
@@ -21,6 +22,15 @@ PAPER, INK = "#1d1f24", "#e8e8e8"
 NEEDS_FILES = "needs files of your own"
 SHOWN_BY = {"fuse_concepts": "load_fused"}  # that draws from what this one makes, in minutes less
 SLOW = {"MOS_TrainEDLoRA", "MOS_SaveEDLoRA"}
+GALLERY = {  # workflow -> its picture in docs/, how many times enlarged
+    "compare_methods": ("three_ways", 2),
+    "compare_methods_flux": ("two_ways_flux", 2),
+    "composer_five": ("composer_five", 2),
+    "composer_three": ("composer_three", 2),
+    "find_regions": ("find_regions", 2),
+    "two_loras_flux": ("two_loras_flux", 3),
+    "two_loras_sdxl": ("two_loras_sdxl", 3),
+}
 PREVIEW = {"class_type": "PreviewImage", "_meta": {"title": ""}}
 
 
@@ -89,6 +99,15 @@ def card(picture, words: str):
     return image
 
 
+def hang(picture, name: str, factor: int) -> None:
+    """Puts an enlarged picture into the gallery."""
+    from PIL import Image
+
+    size = picture.width * factor, picture.height * factor
+    large = picture.resize(size, Image.LANCZOS)
+    large.save(places.CLONE / "docs" / f"{name}.jpg", quality=85, optimize=True)
+
+
 def main() -> None:
     comfyui = environment.enter(__file__)
     from lib.client import Client
@@ -113,6 +132,8 @@ def main() -> None:
             words = NEEDS_FILES if needs else "" if picture is not None else title
             if needs and picture is None:
                 words = f"{title}\n\n{NEEDS_FILES}"
+            if picture is not None and file.stem in GALLERY:
+                hang(picture, *GALLERY[file.stem])
             card(picture, words).save(file.with_suffix(".jpg"), quality=85, optimize=True)
             sys.stderr.write(f"{file.stem}\n")
 
