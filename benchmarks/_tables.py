@@ -71,7 +71,7 @@ Results = Mapping[str, Mapping]  # unit of tables.py -> the benchmark's last lin
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |") for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n".replace("|  ", "| ") for cells in lines)
 
 
 def short(value: float, digits: int) -> str:

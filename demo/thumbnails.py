@@ -18,13 +18,19 @@ sys.path.insert(0, str(DEMO.parent / "scripts"))
 from lib import environment, places  # noqa: E402
 
 SIZE = (512, 384)
+ROW, BAR = 128, 34  # pixels: a row of a picture that compares, the title over it in the gallery
 PAPER, INK = "#1d1f24", "#e8e8e8"
 NEEDS_FILES = "needs files of your own"
 SHOWN_BY = {"fuse_concepts": "load_fused"}  # that draws from what this one makes, in minutes less
 SLOW = {"MOS_TrainEDLoRA", "MOS_SaveEDLoRA"}
-GALLERY = {  # workflow -> its picture in docs/, how many times enlarged
-    "compare_methods": ("three_ways", 2),
-    "compare_methods_flux": ("two_ways_flux", 2),
+STACK = "a stack of LoRAs, one prompt"
+GALLERY = {  # workflow -> its picture in docs/, how many times enlarged; what its rows show
+    "compare_methods": (
+        "three_ways",
+        2,
+        (STACK, "fused, each in its region", "unmerged, each LoRA in its own region"),
+    ),
+    "compare_methods_flux": ("two_ways_flux", 2, (STACK, "each LoRA in its own region")),
     "composer_five": ("composer_five", 2),
     "composer_three": ("composer_three", 2),
     "find_regions": ("find_regions", 2),
@@ -99,13 +105,25 @@ def card(picture, words: str):
     return image
 
 
-def hang(picture, name: str, factor: int) -> None:
-    """Puts an enlarged picture into the gallery."""
-    from PIL import Image
+def hang(picture, name: str, factor: int, titles: tuple[str, ...] = ()) -> None:
+    """Puts an enlarged picture into the gallery; one of several rows with a title over each."""
+    from PIL import Image, ImageDraw, ImageFont
 
-    size = picture.width * factor, picture.height * factor
-    large = picture.resize(size, Image.LANCZOS)
-    large.save(places.CLONE / "docs" / f"{name}.jpg", quality=85, optimize=True)
+    rows = [picture]
+    if titles:
+        step = (picture.height - ROW) // (len(titles) - 1)  # rows stand apart
+        rows = [picture.crop((0, top, picture.width, top + ROW))
+                for top in range(0, picture.height, step)]  # fmt: skip
+    bar = BAR if titles else 0
+    high = bar + rows[0].height * factor
+    page = Image.new("RGB", (picture.width * factor, high * len(rows)), PAPER)
+    for number, row in enumerate(rows):
+        size = row.width * factor, row.height * factor
+        page.paste(row.resize(size, Image.LANCZOS), (0, number * high + bar))
+    for number, title in enumerate(titles):
+        at = (12, number * high + bar // 2)
+        ImageDraw.Draw(page).text(at, title, fill=INK, font=ImageFont.load_default(20), anchor="lm")
+    page.save(places.CLONE / "docs" / f"{name}.jpg", quality=85, optimize=True)
 
 
 def main() -> None:
