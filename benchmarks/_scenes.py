@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from _judge import scores_of
@@ -138,3 +139,15 @@ def judge(picture: np.ndarray, question: Question) -> tuple[list[bool], int]:
         right.append(any(inside))
         elsewhere += len(inside) - sum(inside)
     return right, elsewhere
+
+
+def save_sheet(pictures: list[np.ndarray], file: Path) -> None:
+    """Pictures (height, width, 3) in 0..1, one below the other, into one file."""
+    from PIL import Image
+
+    width = max(p.shape[1] for p in pictures)
+    padded = [
+        np.pad(p, ((0, 4), (0, width - p.shape[1]), (0, 0)), constant_values=1) for p in pictures
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.concatenate(padded) * 255).round().astype(np.uint8)).save(file, quality=85)

@@ -49,6 +49,13 @@ SAMPLER_ROWS = {
     "fused": "Regional Sampler",
     "hooks": "ComfyUI's masked LoRA hooks, unfused",
 }
+SHIPPED_ROWS = {  # a unit's second word -> who stands there, from left to right
+    "three": "black cat, wizard, taxi",
+    "taxi-first": "taxi, black cat, wizard",
+    "wizard-first": "wizard, taxi, black cat",
+    "cat-and-wizard": "black cat, wizard",
+    "wizard-and-taxi": "wizard, taxi",
+}
 COUNTS = {"2": "two", "3": "three", "5": "five"}
 FIND_COLUMNS = {  # unit of `find`, count -> what the page calls it
     ("asked", "2"): "two",
@@ -103,6 +110,18 @@ def sdxl_table(results: Results) -> str:
 
 def sampler_table(results: Results) -> str:
     return _regions(results, SAMPLER_ROWS, elsewhere=False)
+
+
+def shipped_table(results: Results) -> str:
+    """The fused file that ships, drawn by regions."""
+    rows = []
+    for row, label in SHIPPED_ROWS.items():
+        ((count, found),) = results[f"shipped {row}"]["fused"].items()
+        asked = found["pictures"]
+        boxes = asked * int(count)
+        right = f"{round(found['box_right'] * boxes)} of {boxes}"
+        rows.append([label, right, f"{round(found['all_right'] * asked)} of {asked}"])
+    return markdown(["from left to right", "boxes right", "pictures all right"], rows)
 
 
 def _regions(
@@ -204,6 +223,7 @@ TABLES: dict[str, tuple[Path, Callable[[Results], str]]] = {
     "find": (HELP / "MOS_FindRegions.md", find_table),
     "detail": (HELP / "MOS_DetailRegions.md", detail_table),
     "sampler": (HELP / "MOS_RegionalSampler.md", sampler_table),
+    "shipped": (HELP / "MOS_RegionalSampler.md", shipped_table),
     "fusion": (HELP / "MOS_FuseConcepts.md", fusion_table),
     "identity": (PACK / "demo" / "README.md", identity_table),
     "concepts": (PACK / "demo" / "README.md", concept_table),

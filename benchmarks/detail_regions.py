@@ -5,7 +5,8 @@ scripts/bench detail_regions [--counts 2 3] [--sets 3] [--seeds 1] [--denoise 0.
     [--context 1.0] [--first stack composer] [--save FOLDER]
 
 The first picture is drawn by all LoRAs on one model (stack), or by Composer in boxes; the boxes,
-equal parts of the picture less a margin, are then detailed. right: share of boxes with the asked
+equal parts of the picture less a margin, are then detailed: narrower ones would cut the characters
+of a picture of two, which fill their halves. right: share of boxes with the asked
 character (_judge.py). seam: mean difference to the first picture along the regions' borders (where
 the mask is below 0.1 and not 0), by that of a plain trip through the VAE. outside: largest
 difference of a pixel outside the masks; it must be 0.
@@ -19,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _scenes import HEIGHT, LAYOUTS, judge, questions_of
+from _scenes import HEIGHT, LAYOUTS, judge, questions_of, save_sheet
 from identity import DEMO
-from regions_identity import composer, known_concepts, save_sheet, stack
+from regions_identity import composer, known_concepts, stack
 
 from mix_of_show.mos_core.patch.compose.composer import ComposerSettings
 from mix_of_show.mos_core.patch.detail import DetailSettings, detail_regions
@@ -30,7 +31,7 @@ from mix_of_show.mos_core.regions.region import Box, Region, Regions
 from mix_of_show.mos_core.regions.soften import feather
 from mix_of_show.mos_core.regions.to_masks import region_masks
 
-MARGIN = 8  # pixels between a region and the edges of its part of the picture
+ACROSS, DOWN = 2, 8  # pixels between a region and the sides, the top and bottom of its part
 FEATHER = 4.0
 
 
@@ -69,10 +70,10 @@ def regions_of(question) -> Regions:
     made = []
     for entry, (left, end) in zip(question.concepts, question.spans, strict=True):
         box = Box(
-            (left + MARGIN) / question.width,
-            MARGIN / HEIGHT,
-            (end - MARGIN) / question.width,
-            1 - MARGIN / HEIGHT,
+            (left + ACROSS) / question.width,
+            DOWN / HEIGHT,
+            (end - ACROSS) / question.width,
+            1 - DOWN / HEIGHT,
         )
         made.append(Region(f"a {entry.concept.trigger_words}, {question.scene}", box=box))
     return Regions(question.width, HEIGHT, tuple(made))
@@ -111,7 +112,7 @@ def main() -> None:
                         for denoise in args.denoise:
                             settings = DetailSettings(
                                 seed + 1000, args.steps, args.cfg, denoise=denoise,
-                                side=HEIGHT - 2 * MARGIN if count == 2 else HEIGHT,
+                                side=HEIGHT - 2 * DOWN if count == 2 else HEIGHT,
                                 context=args.context, feather=FEATHER,
                             )  # fmt: skip
                             after = detail_regions(

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _scenes import HEIGHT, LAYOUTS, Question, looked_at, questions_of, where
+from _scenes import HEIGHT, LAYOUTS, Question, looked_at, questions_of, save_sheet, where
 from identity import DEMO
-from regions_identity import composer, encode, fused_prompt, known_concepts, save_sheet, stack
+from regions_identity import composer, encode, fused_prompt, known_concepts, stack
 
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.find.settings import SHAPES, FindSettings

@@ -1,15 +1,15 @@
 """Several concepts in one picture: who stands in which box, for every way that ComfyUI offers.
 
 scripts/bench regions_identity [--methods stack hooks fused composer ...] [--counts 2 3 5]
-    [--names wizard superhero] [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER]
+    [--names wizard superhero] [--sets 4] [--seeds 2] [--steps 16] [--save FOLDER] [--fused FILE]
     [--checkpoint miniature_flux.safetensors --files flux_{}.safetensors]
 
 stack: all LoRAs on one model, one prompt. hooks: ComfyUI's masked LoRA hooks. fused: regional
-attention on one fused model of all concepts of the folder; fused-prompt: that model with the one
-prompt, without regions. composer: Composer: Regional LoRA as it comes. composer-no-X: without
-one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but injection and
-isolation), with placement, or without the regions' own prompts (composer-no-texts: the one prompt
-is everybody's). composer-paper, composer-reference: its other injections.
+attention on one fused model of all concepts of the folder, or of FILE; fused-prompt: that model
+with the one prompt, without regions. composer: Composer: Regional LoRA as it comes. composer-no-X:
+without one of its parts (isolation, enhancement, fill, restriction, reinit, guidance: all but
+injection and isolation), with placement, or without the regions' own prompts (composer-no-texts:
+the one prompt is everybody's). composer-paper, composer-reference: its other injections.
 
 Layouts, prompts and noise are fixed and the same for all (_scenes.py). A box is right if the judge
 (_judge.py) finds its concept in it; `elsewhere` counts asked characters outside their boxes, per
@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from _concepts import concept_files
 from _random_concepts import lora_hook
-from _scenes import HEIGHT, LAYOUTS, judge, questions_of
+from _scenes import HEIGHT, LAYOUTS, judge, questions_of, save_sheet
 from identity import DEMO
 
 from mix_of_show.mos_core.compose.guidance import GuidanceTerms
 from mix_of_show.mos_core.compose.placement import STRENGTH
 from mix_of_show.mos_core.compose.settings import GuidanceSettings
 from mix_of_show.mos_core.formats import read_concept
+from mix_of_show.mos_core.formats.fused_file import read_fused
 from mix_of_show.mos_core.fuse.settings import FuseSettings
 from mix_of_show.mos_core.patch.apply import apply_concepts
 from mix_of_show.mos_core.patch.compose.composer import ComposerSettings, apply_composer
@@ -91,6 +92,7 @@ def arguments():
     parser.add_argument("--maps", default="auto", help="resolution of the guidance")
     parser.add_argument("--ridge", type=float, default=0.02, help="of the fusion")
     parser.add_argument("--refine-steps", type=int, default=100, help="of the fusion")
+    parser.add_argument("--fused", type=Path, help="a fused file in place of a new fusion")
     parser.add_argument("--checkpoint", default=str(DEMO / "models" / "miniature.safetensors"))
     parser.add_argument("--folder", type=Path, default=DEMO / "models" / "concepts")
     parser.add_argument("--files", default="{}.safetensors", help="{}: the character's name")
@@ -167,8 +169,10 @@ def fusion_settings(args) -> FuseSettings:
 
 
 def fuse_all(base, args):
-    """One model with all concepts of the folder; fused once."""
-    if not FUSED:
+    """One model with all concepts of the folder, fused once; or with those of a fused file."""
+    if not FUSED and args.fused:
+        FUSED.extend(apply_fused(*base, read_fused(args.fused)))
+    elif not FUSED:
         chain = known_concepts(args.folder, args.files)
         result, _ = fuse_concepts(*base, chain, fusion_settings(args), lambda done, total: None)
         FUSED.extend(apply_fused(*base, result))
@@ -283,17 +287,6 @@ def main() -> None:
     }
     settings = {"steps": args.steps, "cfg": args.cfg, "seeds": args.seeds, "sets": args.sets}
     print(json.dumps({"benchmark": "regions_identity", **settings, "mean": summary, **result}))
-
-
-def save_sheet(pictures: list[np.ndarray], file: Path) -> None:
-    from PIL import Image
-
-    width = max(p.shape[1] for p in pictures)
-    padded = [
-        np.pad(p, ((0, 4), (0, width - p.shape[1]), (0, 0)), constant_values=1) for p in pictures
-    ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((np.concatenate(padded) * 255).round().astype(np.uint8)).save(file, quality=85)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,20 @@ import time
 from pathlib import Path
 
 from _concepts import DEMO, concept_files
-from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, TABLES, table_on, with_table
+from _tables import FLUX_ROWS, REGION_ROWS, SDXL_ROWS, SHIPPED_ROWS, TABLES, table_on, with_table
 
 KEPT = Path(__file__).absolute().parent / "measured.json"
 BENCH = DEMO.parent / "scripts" / "bench"
 FUSION_ORDER = "parrot zebra blackcat wizard astronaut poodle taxi princess"
 FLUX_OPTIONS = {"led": "", "gap": " --unled --gap 16", "border": " --unled --border 0.25"}
+SHIPPED = "fused/three_concepts.safetensors"
+SHIPPED_NAMES = {
+    "three": "blackcat wizard taxi",
+    "taxi-first": "taxi blackcat wizard",
+    "wizard-first": "wizard taxi blackcat",
+    "cat-and-wizard": "blackcat wizard",
+    "wizard-and-taxi": "wizard taxi",
+}
 FIND_SEEDS = "--sets 4 --seeds 2 --first-seed 400"
 ALL_WAYS = "--methods stack boxes found-one"
 FIND_UNITS = {
@@ -66,7 +74,12 @@ UNITS = {
         for row in SDXL_ROWS
     },
     **{f"find {column}": f"find_regions {options}" for column, options in FIND_UNITS.items()},
-    "detail": "detail_regions --counts 2 3 --sets 3 --denoise 0.6 0.85",
+    **{
+        f"shipped {row}": f"regions_identity --methods fused --fused demo/models/{SHIPPED} --names "
+        f"{SHIPPED_NAMES[row]} --sets 4 --seeds 2 --first-seed 1"
+        for row in SHIPPED_ROWS
+    },
+    "detail": "detail_regions --counts 2 3 --sets 4 --seeds 2 --denoise 0.6 0.85",
     "fusion": f"fused_identity --names {FUSION_ORDER} --unfused fox penguin horse man cat "
     "--set steps=10 anchor=0",
 }
@@ -95,6 +108,8 @@ def models_sum(unit: str) -> str:
     total = hashlib.sha256()
     models = DEMO / "models"
     files = [concept_files(models / "concepts", pattern).values() for pattern in patterns]
+    if unit.split()[0] == "shipped":
+        files = [[models / SHIPPED]]
     for file in (models / base, *itertools.chain.from_iterable(files)):
         if file.is_file():
             total.update(file.read_bytes())
