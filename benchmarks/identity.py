@@ -54,7 +54,8 @@ def draw(models, prompt, seeds, width=128, height=128, steps=20, cfg=4.0, **samp
     import comfy.sample
 
     model, clip, vae = models
-    shape = (1, 4, height // 8, width // 8)
+    channels = model.get_model_object("latent_format").latent_channels
+    shape = (1, channels, height // 8, width // 8)
     noise = torch.cat(
         [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
