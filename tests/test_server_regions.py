@@ -8,7 +8,7 @@ from PIL import Image
 
 from lib.client import Picture
 
-PLACES = "a <wizard> on the left, a <blackcat> on the right, red background"
+PLACES = "a <wizard> on the left, a <taxi> on the right, red background"
 
 
 def found_graph(seed: int, width: int = 128, steps: int = 4) -> dict:
@@ -16,7 +16,7 @@ def found_graph(seed: int, width: int = 128, steps: int = 4) -> dict:
     return {
         "1": node("MOS_LoadMiniature", ckpt_name="demo: miniature.safetensors"),
         "2": loaded("wizard"),
-        "3": loaded("blackcat", concepts=["2", 0]),
+        "3": loaded("taxi", concepts=["2", 0]),
         "4": node("EmptyLatentImage", width=width, height=128, batch_size=1),
         "5": node(
             "MOS_FindRegions",
@@ -106,7 +106,7 @@ def test_what_was_edited_by_hand_is_drawn_whatever_is_found_later(client):
     check_places(masks, 128)
     (incoming,) = outputs["6"]["mos_incoming"]
     edited = json.loads(incoming)
-    assert [region["concept"] for region in edited["regions"]] == ["wizard", "blackcat"]
+    assert [region["concept"] for region in edited["regions"]] == ["wizard", "taxi"]
     # as the editor does it: the regions become the layout's own, the link goes; one is moved
     edited["regions"][0].pop("mask")
     edited["regions"][0].update(x=0, y=64, width=64, height=64)
