@@ -59,6 +59,12 @@ def scores_of(picture: np.ndarray, box) -> dict[str, float]:
     return {name: 1 - 4 * float(e) ** 0.5 for name, e in zip(names, best, strict=True)}
 
 
+def flat_score(picture: np.ndarray, box) -> float:
+    """How well nobody explains the box: one flat colour alone, measured as scores_of measures."""
+    x = look_at(picture, box)
+    return 1 - 4 * float(((x - x.mean(0)) ** 2).mean() ** 0.5)
+
+
 def look_at(picture: np.ndarray, box) -> np.ndarray:
     """The box of the picture on the judge's grid: (GRID * GRID, 3) float32 in 0..1."""
     picture = np.asarray(picture)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from _judge import scores_of
+from _judge import flat_score, scores_of
 
 from mix_of_show.mos_core.records import WeightedConcept
 from mix_of_show.mos_core.regions.region import Box, Region, Regions
@@ -27,6 +27,7 @@ STRIDE = 8
 FOUND = 0.12  # score from which a character that explains its square best counts as found
 BESIDE = 4  # pixels; so far beside its region a character's middle may be
 APART = 44  # pixels between the middles of two characters
+NOBODY = ""  # whom one flat colour speaks for, beside the characters
 
 
 class Question:
@@ -99,43 +100,42 @@ def questions_about(names: Sequence[str], sets: int, concepts, gap: int) -> list
 
 def looked_at(picture: np.ndarray) -> list[tuple[int, list[dict[str, float]]]]:
     """Every place along the picture, in pixels from the left to the middle of the square: the
-    judge's scores there, at every height."""
+    judge's scores there, at every height, NOBODY's among them."""
     width = picture.shape[1]
-    return [
-        (
-            left + JUDGED // 2,
-            [
-                scores_of(
-                    picture,
-                    (left / width, top / HEIGHT, (left + JUDGED) / width, (top + JUDGED) / HEIGHT),
-                )
-                for top in TOPS
-            ],
-        )
-        for left in range(0, width - JUDGED + 1, STRIDE)
-    ]
+    places = []
+    for left in range(0, width - JUDGED + 1, STRIDE):
+        boxes = [
+            (left / width, top / HEIGHT, (left + JUDGED) / width, (top + JUDGED) / HEIGHT)
+            for top in TOPS
+        ]
+        scores = [scores_of(picture, box) | {NOBODY: flat_score(picture, box)} for box in boxes]
+        places.append((left + JUDGED // 2, scores))
+    return places
 
 
-def where(looked, name: str) -> list[int]:
-    """Middles, in pixels from the left, of the squares that the character explains best."""
+def where(looked, names: Sequence[str]) -> dict[str, list[int]]:
+    """Of each of these characters the middles, in pixels from the left, of the squares that it
+    explains best; a place, APART wide, belongs to the one of them that explains it best."""
     hits = []
     for middle, at_heights in looked:
-        scores = max(at_heights, key=lambda scores: scores[name])
-        if scores[name] >= FOUND and scores[name] == max(scores.values()):
-            hits.append((scores[name], middle))
-    middles: list[int] = []
-    for _, middle in sorted(hits, reverse=True):
-        if all(abs(middle - other) > APART for other in middles):
-            middles.append(middle)
-    return sorted(middles)
+        for name in names:
+            scores = max(at_heights, key=lambda scores: scores[name])
+            if scores[name] >= FOUND and scores[name] == max(scores.values()):
+                hits.append((scores[name], middle, name))
+    found: list[tuple[int, str]] = []
+    for _, middle, name in sorted(hits, reverse=True):
+        if all(abs(middle - other) > APART for other, _ in found):
+            found.append((middle, name))
+    return {name: sorted(m for m, other in found if other == name) for name in names}
 
 
 def judge(picture: np.ndarray, question: Question) -> tuple[list[bool], int]:
     """Whether each region has its character, and how many characters stand where they were not
     asked for."""
-    right, elsewhere, looked = [], 0, looked_at(picture)
+    right, elsewhere = [], 0
+    found = where(looked_at(picture), question.names)
     for name, (left, end) in zip(question.names, question.spans, strict=True):
-        inside = [left - BESIDE <= middle <= end + BESIDE for middle in where(looked, name)]
+        inside = [left - BESIDE <= middle <= end + BESIDE for middle in found[name]]
         right.append(any(inside))
         elsewhere += len(inside) - sum(inside)
     return right, elsewhere

@@ -154,8 +154,8 @@ def main() -> None:
                     question.width = args.width or question.width
                     for seed in range(args.first_seed, args.first_seed + args.seeds):
                         picture, regions = draw(base, vae, question, method, args, seed)
-                        looked = looked_at(picture)
-                        counts.append([len(where(looked, name)) for name in question.names])
+                        there = where(looked_at(picture), question.names)
+                        counts.append([len(there[name]) for name in question.names])
                         if regions is not None:
                             places += in_order(question, regions)
                         pictures.append(picture)

@@ -59,8 +59,9 @@ def region_prompt(
 
     template: its text, `%concept%` standing for the concept's words and `%part%` for the parts of
     the prompt between commas that name this mention or no concept at all. Empty: the prompt with
-    this concept's words alone in the place of every part that names somebody else, so that as many
-    are asked for as there are in the picture and nothing is said of how the others look. own:
+    this concept's words alone, with the article they have there, in the place of every part that
+    names somebody else, so that as many are asked for as there are in the picture and nothing is
+    said of how the others look. own:
     words of the concept; others: of each other concept.
     """
     text = template.strip()
@@ -79,6 +80,7 @@ def _parts(
 ) -> str:
     """The prompt's parts for one mention; everybody: the concept stands in for the others."""
     words, theirs = " ".join(own), [word for other in others for word in other]
+    instead = _article(prompt, own) + words
     kept, seen = [], 0
     for part in (part.strip() for part in prompt.split(",")):
         mine = len(_hits(part, own[:1]))
@@ -88,11 +90,18 @@ def _parts(
         if mentioned and mine == 1 and not _hits(part, theirs):
             kept.append(part)
         elif mine or beside:
-            kept += [words] * (mine + beside if everybody else int(mentioned))
+            kept += [instead] * (mine + beside if everybody else int(mentioned))
         elif part and not _hits(part, theirs):
             kept.append(part)
     text = ", ".join(kept)
     return text if _hits(text, own) else ", ".join([words, *kept])
+
+
+def _article(prompt: str, own: Sequence[str]) -> str:
+    """The article, with a space, that the prompt gives the concept; else nothing."""
+    words = re.escape(own[0]) if own and own[0].strip() else "(?!)"
+    first = re.search(rf"\b((?:an?|the) +){words}(?!\w)", prompt, re.IGNORECASE)
+    return first[1] if first else ""
 
 
 def _hits(text: str, words: Sequence[str]) -> list[str]:

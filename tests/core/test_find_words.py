@@ -24,9 +24,10 @@ def test_words_of_an_ordinary_lora_are_one_mention_wherever_they_stand():
 
 def test_a_regions_prompt_has_its_own_part_the_scene_and_as_many_as_there_are():
     prompt = "a <w> on the left, a <b> on the right in red, beach, <w> waves"
-    assert region_prompt(prompt, ["<w>"], [["<b>"]]) == "a <w> on the left, <w>, beach, <w>"
-    assert region_prompt(prompt, ["<w>"], [["<b>"]], 1) == "<w>, <w>, beach, <w> waves"
-    assert region_prompt(prompt, ["<b>"], [["<w>"]]) == "<b>, a <b> on the right in red, beach, <b>"
+    assert region_prompt(prompt, ["<w>"], [["<b>"]]) == "a <w> on the left, a <w>, beach, a <w>"
+    assert region_prompt(prompt, ["<w>"], [["<b>"]], 1) == "a <w>, a <w>, beach, <w> waves"
+    third = region_prompt(prompt, ["<b>"], [["<w>"]])
+    assert third == "a <b>, a <b> on the right in red, beach, a <b>"
 
 
 def test_a_part_that_names_two_is_cut_down_to_the_own_words():
