@@ -18,7 +18,7 @@ from run_workflow import DEMO, Problem, keep_half, read_changes, running
 from lib.problem import run_script
 
 WORLDS = {  # --world: what else the workflow is given, the file's name
-    "sd15": ({}, "{}.safetensors"),
+    "sd15": ({"steps": 600}, "{}.safetensors"),
     "sdxl": (
         {
             "ckpt_name": "demo: miniature_sdxl.safetensors",
