@@ -26,7 +26,8 @@ TOPS = (25, 33, 41)  # of that square
 STRIDE = 8
 FOUND = 0.12  # score from which a character that explains its square best counts as found
 BESIDE = 4  # pixels; so far beside its region a character's middle may be
-APART = 44  # pixels between the middles of two characters
+APART = 44  # pixels between the middles of one character drawn twice
+BETWEEN = 32  # pixels between the middles of two characters
 NOBODY = ""  # whom one flat colour speaks for, beside the characters
 
 
@@ -115,7 +116,7 @@ def looked_at(picture: np.ndarray) -> list[tuple[int, list[dict[str, float]]]]:
 
 def where(looked, names: Sequence[str]) -> dict[str, list[int]]:
     """Of each of these characters the middles, in pixels from the left, of the squares that it
-    explains best; a place, APART wide, belongs to the one of them that explains it best."""
+    explains best; a place, BETWEEN wide, belongs to the one of them that explains it best."""
     hits = []
     for middle, at_heights in looked:
         for name in names:
@@ -124,7 +125,8 @@ def where(looked, names: Sequence[str]) -> dict[str, list[int]]:
                 hits.append((scores[name], middle, name))
     found: list[tuple[int, str]] = []
     for _, middle, name in sorted(hits, reverse=True):
-        if all(abs(middle - other) > APART for other, _ in found):
+        least = [APART if name == other else BETWEEN for _, other in found]
+        if all(abs(middle - other) > far for (other, _), far in zip(found, least, strict=True)):
             found.append((middle, name))
     return {name: sorted(m for m, other in found if other == name) for name in names}
 
