@@ -44,7 +44,7 @@ def masks(found):
 def test_every_concept_gets_a_region_with_its_part_of_the_prompt(unet, clip, chain):
     found = find(unet, clip, chain)
     assert [r.concept for r in found.regions.regions] == [e.concept.name for e in chain]
-    assert found.regions.regions[0].prompt == "a <a1> <a2> on the left, <a1> <a2>, snow"
+    assert found.regions.regions[0].prompt == "a <a1> <a2> on the left, a <a1> <a2>, snow"
     assert (found.regions.width, found.regions.height) == (128, 128)
     assert len(found.report) >= 2
 
